@@ -1,0 +1,56 @@
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# Two stamps: `make demo` needs only what a user of the library installs.
+.venv/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	@touch .venv/.demo-installed $@
+
+.venv/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(BIN)/python:
+	@sh scripts/make_venv.sh "$(PYTHON)"
+
+##@ Start here
+.PHONY: help setup check test
+help: ## Show these verbs
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z0-9-]*:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+setup: .venv/.installed ## Create .venv and install everything (safe to repeat)
+check: lint types unit ## Seconds; run it before each commit
+test: check integration ## Everything; what .ci/run calls
+
+##@ See it work
+.PHONY: demo up-local down-local up bench
+demo: .venv/.demo-installed ## Run a real job on embedded engine and two workers (DIR=directory to survey)
+	@$(BIN)/python -m avtomatika demo $(if $(DIR),--directory "$(DIR)")
+up-local: setup ## Start redis, every service and two workers on this machine
+	@$(BIN)/python scripts/up_local.py
+down-local: ## Stop what up-local started
+	@test ! -x $(BIN)/python || $(BIN)/python scripts/up_local.py --down
+up: ## Start the suite in containers (not yet)
+	@echo "The container deployment comes later; until then 'make up-local' starts the whole suite." >&2; exit 1
+bench: setup ## Steps per second beside the floor of this machine
+	@PYTHONPATH=. $(BIN)/python tests/bench/chain.py
+
+##@ Code
+.PHONY: fmt lint types clean
+fmt: setup ## Format, and fix what can be fixed
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+lint: setup ## Ruff, formatting, and who-may-import-whom
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports
+types: setup ## mypy --strict on the source, pyright strict on everything
+	$(BIN)/mypy && $(BIN)/pyright
+clean: down-local ## Remove .venv, caches and the suite's run files
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist run
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+##@ Tests (T=path or T='-k expression' narrows any of them)
+.PHONY: unit integration
+unit: setup ## Everything that needs no server; seconds
+	$(BIN)/pytest -n auto -m "not integration and not chaos and not e2e and not bench" $(T)
+integration: setup ## What starts servers and processes
+	$(BIN)/pytest -m "integration or chaos or e2e" $(T)

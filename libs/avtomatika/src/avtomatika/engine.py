@@ -1,0 +1,265 @@
+"""The whole orchestrator in one process: the same services as apart, over one storage."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import ClientSession, web
+
+from avtomatika import app_keys
+from avtomatika_common import ids
+from avtomatika_common.backend.opening import storage_of, store_options
+from avtomatika_common.backend.ports import JobIsTerminal, JobNotFound, StorageBackend, Stored
+from avtomatika_common.blueprint import StateMachineBlueprint
+from avtomatika_common.codec import as_json, check_json
+from avtomatika_common.config import Config
+from avtomatika_common.documents import job_document
+from avtomatika_common.history import history_reader
+from avtomatika_common.lifecycle import Service, StartupError, Suite
+from avtomatika_common.loading import in_directory
+from avtomatika_common.logs import get_logger
+from avtomatika_common.process import run_process
+from avtomatika_core.commands import Notify, Step
+from avtomatika_core.events import CancelRequested
+from avtomatika_core.job import Client, JobId, Origin, new_job
+from avtomatika_dispatcher.service import DispatcherService
+from avtomatika_dispatcher.settings import Settings as DispatcherSettings
+from avtomatika_executor.service import ExecutorService
+from avtomatika_executor.settings import Settings as ExecutorSettings
+from avtomatika_gateway.service import GatewayService
+from avtomatika_gateway.settings import Settings as GatewaySettings
+from avtomatika_gateway.tls import server_tls
+from avtomatika_history.service import HistoryService
+from avtomatika_history.settings import Settings as HistorySettings
+from avtomatika_notifier.service import NotifierService
+from avtomatika_notifier.settings import Settings as NotifierSettings
+from avtomatika_scheduler.service import SchedulerService
+from avtomatika_scheduler.settings import Settings as SchedulerSettings
+from avtomatika_watcher.service import WatcherService
+from avtomatika_watcher.settings import Settings as WatcherSettings
+
+log = get_logger()
+
+OnJobFinished = Callable[[str, str, dict[str, Any]], Awaitable[object]]
+OnApprovalRequested = Callable[[str, dict[str, Any]], Awaitable[object]]
+
+
+class OrchestratorEngine:
+    """Register blueprints, then `run()`, or `await start()` and `await stop()`.
+
+    `storage`: None takes Redis where the configuration names one, else memory. `config` may be
+    changed until the engine starts. `app` is the aiohttp application: routes may be added to it,
+    and its parts are in `avtomatika.app_keys`.
+
+    Callbacks (async functions, called in the process that committed the change):
+    `on_job_finished` gets (job_id, status, job document), `on_approval_requested` (job_id,
+    `{integration, message, decisions, deadline, token}`).
+    """
+
+    def __init__(self, storage: StorageBackend | None = None, config: Config | None = None) -> None:
+        self.config = config or Config()
+        self.storage = storage or storage_of(self.config)
+        self.blueprints: dict[str, StateMachineBlueprint] = {}
+        self.on_job_finished: list[OnJobFinished] = []
+        self.on_approval_requested: list[OnApprovalRequested] = []
+        self.app = web.Application(client_max_size=self.config.MAX_REQUEST_BODY_BYTES)
+        self._made_of: object = None
+        self._is_set_up = False
+        self._suite: Suite | None = None
+        self._session: ClientSession | None = None
+        self._make_services()
+
+    # -- blueprints
+
+    def register_blueprint(self, blueprint: StateMachineBlueprint) -> None:
+        """Validate it and host it. Raises ValueError, and RuntimeError once the engine is set up."""
+        if self._is_set_up:
+            raise RuntimeError("Cannot register blueprints after engine setup.")
+        if blueprint.name in self.blueprints:
+            raise ValueError(f"Blueprint with name '{blueprint.name}' is already registered.")
+        blueprint.validate()
+        self.blueprints[blueprint.name] = blueprint
+
+    # -- life
+
+    def setup(self) -> None:
+        """Fix configuration and blueprints. `start` and `run` do it; it may be repeated."""
+        if self._is_set_up:
+            return
+        for blueprint in in_directory(self.config.BLUEPRINTS_DIR):
+            self.register_blueprint(blueprint)
+        self._make_services()
+        # aiohttp takes it at the making of the application only; the setting may have changed since.
+        self.app._client_max_size = self.config.MAX_REQUEST_BODY_BYTES  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        self._gateway.add_routes()
+        self._is_set_up = True
+
+    async def start(self) -> None:
+        """Start every service; returns when work can arrive.
+
+        Raises RuntimeError `Storage Backend is unavailable.`, StartupError.
+        """
+        self.setup()
+        try:
+            await self.storage.open(store_options(self.config))
+        except StartupError as reason:
+            raise RuntimeError("Storage Backend is unavailable.") from reason
+        try:
+            if not await self.storage.ping():
+                raise RuntimeError("Storage Backend is unavailable.")
+            self._session = ClientSession()
+            self.app[app_keys.HTTP_SESSION_KEY] = self._session
+            self._suite = Suite(*self._services)
+            await self._suite.start()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def stop(self) -> None:
+        """Intake ends first, running handlers get `SHUTDOWN_TIMEOUT_SECONDS`, then the rest.
+
+        What did not end is taken up by another instance or, where the storage lasts, the next start.
+        """
+        suite, self._suite = self._suite, None
+        try:
+            if suite is not None:
+                await suite.stop()
+        finally:
+            await self._close()
+
+    def run(self) -> None:
+        """Run until SIGINT or SIGTERM. Blocks; not for use inside an event loop."""
+        code = run_process(self._as_process, self.config)
+        if code:
+            raise SystemExit(code)
+
+    @asynccontextmanager
+    async def _as_process(self, _config: Config) -> AsyncGenerator[Sequence[Service], None]:
+        try:
+            await self.start()
+        except RuntimeError as error:
+            raise StartupError(f"{error} {error.__cause__ or ''}".strip()) from error
+        try:
+            yield ()
+        finally:
+            await self.stop()
+
+    async def _close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+        await self.storage.close()
+
+    def _make_services(self) -> None:
+        """From the configuration as it is now; made anew by `setup` if it changed meanwhile."""
+        config, storage = self.config, self.storage
+        made_of = (dict(config.values), tuple(self.blueprints))
+        if made_of == self._made_of:
+            return
+        self._made_of = made_of
+        self._gateway = GatewayService(
+            GatewaySettings.from_config(config),
+            storage,
+            history_reader(config.history_uri(), config.timezone()),
+            server_tls(config),
+            app=self.app,
+        )
+        executor = ExecutorService(
+            ExecutorSettings.from_config(config),
+            storage,
+            self.blueprints.values(),
+            on_commit=self._committed,
+            instance=getattr(storage, "consumer_name", None) or config.INSTANCE_ID,
+        )
+        dispatcher = DispatcherService(DispatcherSettings.from_config(config), storage)
+        watcher = WatcherService(WatcherSettings.from_config(config), storage)
+        scheduler = SchedulerService(
+            SchedulerSettings.from_config(config, must_know_blueprints=True), storage
+        )
+        history = HistoryService(HistorySettings.from_config(config), storage)
+        notifier = NotifierService(NotifierSettings.from_config(config), storage)
+        self.app[app_keys.ENGINE_KEY] = self
+        self.app[app_keys.EXECUTOR_KEY] = executor
+        self.app[app_keys.DISPATCHER_KEY] = dispatcher
+        self.app[app_keys.WATCHER_KEY] = watcher
+        self.app[app_keys.SCHEDULER_KEY] = scheduler
+        self.app[app_keys.HISTORY_KEY] = history
+        # Stopped in reverse order: intake first, the archive last.
+        self._services: tuple[Service, ...] = (
+            history, notifier, watcher, dispatcher, executor, scheduler, self._gateway,
+        )  # fmt: skip
+
+    @property
+    def port(self) -> int:
+        """Where the HTTP door listens, once the engine is started."""
+        return self._gateway.port
+
+    # -- jobs
+
+    async def create_background_job(
+        self,
+        blueprint_name: str,
+        initial_data: Mapping[str, Any],
+        source: str = "internal",
+        tracing_context: Mapping[str, str] | None = None,
+        data_metadata: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Create a job that belongs to no client; its id. Raises ValueError `Blueprint … not found.`"""
+        check_json(initial_data)
+        blueprint = self.blueprints.get(blueprint_name)
+        if blueprint is not None and blueprint.start_state is not None:
+            group, start_state = self.config.AVTOMATIKA_EXECUTOR_GROUP, blueprint.start_state
+        else:
+            _, entries = await self.storage.catalogue.entries()
+            entry = next((e for e in entries if e.name == blueprint_name), None)
+            if entry is None:
+                raise ValueError(f"Blueprint '{blueprint_name}' not found.")
+            group, start_state = entry.group, entry.start_state
+        origin = Origin(
+            blueprint=blueprint_name,
+            group=group,
+            start_state=start_state,
+            initial_data=dict(initial_data),
+            client=Client(plan="system", token="internal-scheduler", params={"source": source}),  # noqa: S106
+            created_at=self.storage.clock.now(),
+            data_metadata=dict(data_metadata or {}),
+            tracing_context=dict(tracing_context or {}),
+        )
+        created = await self.storage.jobs.create(new_job(JobId(ids.new_id()), origin))
+        return created.job_id
+
+    async def cancel_job(self, job_id: str) -> bool:
+        """Cancel a job in any state that is not terminal; False: there is none such."""
+        event = CancelRequested(at=self.storage.clock.now())
+        try:
+            await self.storage.jobs.request_cancel(JobId(job_id), event)
+        except (JobNotFound, JobIsTerminal):
+            return False
+        return True
+
+    async def _committed(self, stored: Stored, step: Step) -> None:
+        """Tell the callbacks; a callback that raises is logged and hurts nobody else."""
+        if not (self.on_job_finished or self.on_approval_requested):
+            return
+        for command in step.commands:
+            if not isinstance(command, Notify):
+                continue
+            job = stored.job
+            if command.approval is not None:
+                for on_approval in self.on_approval_requested:
+                    await _call(on_approval(job.id, dict(command.approval)), job.id)
+            elif self.on_job_finished:
+                view = await self.storage.jobs.view(job.id)
+                document = {} if view is None else as_json(job_document(view))
+                for on_finished in self.on_job_finished:
+                    await _call(on_finished(job.id, job.status.value, document), job.id)
+
+
+async def _call(callback: Awaitable[object], job_id: str) -> None:
+    try:
+        await callback
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        log.exception("callback raised", job_id=job_id)

@@ -1,0 +1,1 @@
+"""All ports in the memory of one process: for the library, for tests, for a laptop."""

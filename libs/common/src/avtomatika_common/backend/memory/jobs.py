@@ -1,0 +1,440 @@
+"""Jobs in memory: created, loaded, committed."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+from avtomatika_common import codec
+from avtomatika_common.backend.memory.tables import CLOSED, JobRecord, Tables, Task
+from avtomatika_common.backend.ports import (
+    ApprovalNotOpen,
+    Created,
+    Delivery,
+    IdempotencyKey,
+    IdempotencyKeyReused,
+    JobIsTerminal,
+    JobNotFound,
+    JobStore,
+    JobView,
+    LostClaim,
+    OpenTask,
+    StaleJob,
+    Stored,
+)
+from avtomatika_common.records import pack_fact, pack_notification
+from avtomatika_core.commands import (
+    CancelChild,
+    ClearTimer,
+    CloseBranches,
+    CloseTask,
+    Command,
+    CreateChild,
+    NextAttempt,
+    Notify,
+    OfferTask,
+    RecordFact,
+    ResumeParent,
+    SetTimer,
+    StartBranches,
+    Step,
+)
+from avtomatika_core.events import ApprovalDecided, BranchesDone, CancelRequested, Continue
+from avtomatika_core.job import (
+    TERMINAL,
+    ApprovalWait,
+    Branch,
+    BranchResult,
+    Job,
+    JobId,
+    JobStatus,
+    Origin,
+    TaskId,
+    TaskWait,
+)
+
+_IDEMPOTENCY_SECONDS: Final = 7 * 86_400.0
+_COMMITS_PER_TURN: Final = 64
+
+Effect = Callable[[], object]
+
+
+class MemoryJobs(JobStore):
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._commits = 0
+
+    async def create(self, job: Job, *, idempotency: IdempotencyKey | None = None) -> Created:
+        tables = self._tables
+        now = tables.clock.now()
+        tables.forget_ended(now)
+        if idempotency is not None:
+            first = self._first_answer(idempotency, now)
+            if first is not None:
+                return Created(job_id=first, is_repeat=True)
+        if tables.job(job.id) is not None:
+            return Created(job_id=job.id, is_repeat=True)
+        record = tables.new_record(job)
+        fact = self._created_fact(job, record)
+        tables.add_job(job.id, record, job.origin.created_at)
+        if fact is not None:
+            tables.add_work(tables.facts, job.id, fact)
+        if idempotency is not None:
+            until = now + max(_IDEMPOTENCY_SECONDS, tables.options.retention_seconds)
+            key = (idempotency.client, idempotency.key)
+            tables.idempotency[key] = (job.id, idempotency.fingerprint, until)
+        return Created(job_id=job.id, is_repeat=False)
+
+    def _first_answer(self, idempotency: IdempotencyKey, now: float) -> JobId | None:
+        answers = self._tables.idempotency
+        # All keys live equally long, so the oldest are at the front.
+        while answers and answers[oldest := next(iter(answers))][2] <= now:
+            del answers[oldest]
+        known = answers.get((idempotency.client, idempotency.key))
+        if known is None:
+            return None
+        job_id, fingerprint, _ = known
+        if fingerprint != idempotency.fingerprint:
+            raise IdempotencyKeyReused
+        return job_id
+
+    def _created_fact(self, job: Job, record: JobRecord) -> bytes | None:
+        if not self._tables.options.keep_facts:
+            return None
+        created = RecordFact(kind="job_created", at=job.origin.created_at, state=job.state)
+        return pack_fact(job, created, record.fence, 0)
+
+    async def load(self, job_id: JobId) -> Stored | None:
+        record = self._tables.job(job_id)
+        return None if record is None else self._stored(job_id, record)
+
+    def _stored(self, job_id: JobId, record: JobRecord) -> Stored:
+        return Stored(
+            job=Job(
+                id=job_id,
+                origin=codec.unpack_origin(record.origin),
+                head=codec.unpack_head(record.head),
+                data=codec.unpack_data(record.data),
+                run=record.run,
+                cancelled=record.cancelled,
+            ),
+            fence=record.fence,
+            next_nonce=str(self._tables.number()),
+            packed_data=record.data,
+            claim=record.claim,
+            tries=record.tries,
+        )
+
+    async def commit(
+        self,
+        stored: Stored,
+        step: Step,
+        delivery: Delivery,
+        *,
+        packed_data: bytes | None = None,
+        requeue: bool = False,
+    ) -> Stored:
+        # On Redis each commit waits for the network. Here a long chain would keep the loop to itself.
+        self._commits += 1
+        if not self._commits % _COMMITS_PER_TURN:
+            await asyncio.sleep(0)
+        record = self._tables.jobs.get(step.job.id)
+        if record is None or record.nonce != stored.next_nonce:
+            record = self._write(record, stored, step, delivery, packed_data, requeue=requeue)
+        return Stored(
+            job=step.job,
+            fence=record.fence,
+            next_nonce=str(self._tables.number()),
+            packed_data=record.data,
+            claim=record.claim,
+        )
+
+    def _write(
+        self,
+        record: JobRecord | None,
+        stored: Stored,
+        step: Step,
+        delivery: Delivery,
+        packed_data: bytes | None,
+        *,
+        requeue: bool,
+    ) -> JobRecord:
+        tables, job = self._tables, step.job
+        head = job.head
+        entry = tables.pending_entry(delivery.entry_id, delivery.consumer)
+        if entry is None:
+            raise LostClaim
+        if record is None or record.fence != stored.fence:
+            raise StaleJob
+        packed_head = codec.pack(head)
+        if job.data is stored.job.data:
+            packed_data = stored.packed_data
+        elif packed_data is None:
+            packed_data = codec.pack_data(job.data)
+        effects = self._effects(record, stored, step) if step.commands else ()
+
+        # Everything is packed, so nothing below can fail.
+        record.renew_fence(stored.next_nonce)
+        record.head = packed_head
+        record.data = packed_data
+        record.run = job.run
+        record.cancelled = job.cancelled
+        record.tries = 0
+        record.wait = head.wait.token if isinstance(head.wait, ApprovalWait) else None
+        if record.status is not head.status:
+            tables.set_status(record, head.status)
+        if head.status is not JobStatus.RUNNING:
+            record.claim = None
+            tables.answer(entry)
+        elif requeue:
+            record.claim = tables.append(record.group, job.id, _CONTINUE)
+            tables.answer(entry)
+        else:
+            record.claim = entry.entry_id
+        for effect in effects:
+            effect()
+        if head.status in TERMINAL:
+            tables.end_job(job.id, record)
+        return record
+
+    # --- what a commit causes
+
+    def _effects(self, record: JobRecord, stored: Stored, step: Step) -> list[Effect]:
+        """The commands with everything packed, ready to be carried out."""
+        fence = f"{record.version + 1}:{stored.next_nonce}"
+        effects: list[Effect] = []
+        for index, command in enumerate(step.commands):
+            if isinstance(command, RecordFact) and not self._tables.options.keep_facts:
+                continue
+            effect = self._effect(record, step.job, command, fence, index)
+            if effect is not None:
+                effects.append(effect)
+        return effects
+
+    def _effect(
+        self, record: JobRecord, job: Job, command: Command, fence: str, index: int
+    ) -> Effect | None:
+        tables = self._tables
+        match command:
+            case RecordFact() | Notify():
+                return self._record(job, command, fence, index)
+            case OfferTask():
+                return partial(tables.offer_task, record, Task(job.id, command))
+            case StartBranches():
+                tasks = [Task(job.id, offer) for offer in command.offers]
+                branches = [codec.pack(branch) for branch in command.branches]
+                return partial(self._start_branches, record, tasks, branches)
+            case SetTimer():
+                return partial(tables.set_timer, "wait", job.id, command.token, command.due)
+            case ClearTimer():
+                return partial(tables.clear_timer, "wait", job.id, command.token)
+            case CloseTask():
+                return partial(self._close_task, job.id, command.task_id)
+            case CloseBranches():
+                return partial(self._close_branches, job.id, record)
+            case CreateChild():
+                child = tables.new_record(command.child)
+                fact = self._created_fact(command.child, child)
+                return partial(self._create_child, command.child, child, fact)
+            case CancelChild():
+                event = CancelRequested(at=job.head.updated_at, reason="Parent job ended.")
+                return partial(self._cancel_child, command.child_id, codec.pack(event))
+            case ResumeParent():
+                return partial(
+                    self._resume_parent, command.parent.job_id, codec.pack(command.event)
+                )
+
+    def _record(
+        self, job: Job, command: RecordFact | Notify, fence: str, index: int
+    ) -> Effect | None:
+        tables = self._tables
+        if isinstance(command, RecordFact):
+            fact = pack_fact(job, command, fence, index)
+            return partial(tables.add_work, tables.facts, job.id, fact)
+        packed = pack_notification(job, command, fence, index)
+        if packed is None:
+            return None
+        return partial(tables.add_work, tables.notifications, job.id, packed)
+
+    def _start_branches(self, record: JobRecord, tasks: list[Task], branches: list[bytes]) -> None:
+        record.branches = {
+            task.task_id: branch for task, branch in zip(tasks, branches, strict=True)
+        }
+        record.results = {}
+        record.open = len(tasks)
+        for task in tasks:
+            self._tables.offer_task(record, task)
+
+    def _close_task(self, job_id: JobId, task_id: TaskId) -> None:
+        task = self._tables.task(job_id, task_id)
+        if task is not None:
+            self._tables.close_task(task, CLOSED, stop=True)
+
+    def _close_branches(self, job_id: JobId, record: JobRecord) -> None:
+        for task_id in record.branches:
+            self._close_task(job_id, task_id)
+            self._tables.clear_timer("branch", job_id, task_id)
+        record.branches = {}
+
+    def _create_child(self, child: Job, record: JobRecord, fact: bytes | None) -> None:
+        self._tables.add_job(child.id, record, child.origin.created_at)
+        if fact is not None:
+            self._tables.add_work(self._tables.facts, child.id, fact)
+
+    def _cancel_child(self, child_id: JobId, event: bytes) -> None:
+        child = self._tables.job(child_id)
+        if child is not None:
+            self._tables.mark_cancelled(child_id, child, event)
+
+    def _resume_parent(self, parent_id: JobId, event: bytes) -> None:
+        parent = self._tables.job(parent_id)
+        if parent is not None:
+            self._tables.append(parent.group, parent_id, event)
+
+    # --- fan-outs
+
+    async def branch_results(self, job_id: JobId) -> dict[TaskId, BranchResult]:
+        record = self._tables.job(job_id)
+        return {} if record is None else _in_order(record.results)
+
+    async def branch(self, job_id: JobId, task_id: TaskId) -> Branch | None:
+        record = self._tables.job(job_id)
+        packed = None if record is None else record.branches.get(task_id)
+        return None if packed is None else codec.unpack_branch(packed)
+
+    async def origin(self, job_id: JobId) -> Origin | None:
+        record = self._tables.job(job_id)
+        return None if record is None else codec.unpack_origin(record.origin)
+
+    async def settle_branch(
+        self,
+        delivery: Delivery,
+        task_id: TaskId,
+        outcome: BranchResult | NextAttempt,
+        *,
+        token: str,
+        fact: bytes | None = None,
+    ) -> None:
+        tables, job_id = self._tables, delivery.job_id
+        entry = tables.pending_entry(delivery.entry_id, delivery.consumer)
+        if entry is None:
+            raise LostClaim
+        record = tables.job(job_id)
+        if record is not None and not record.cancelled and task_id in record.branches:
+            if isinstance(outcome, BranchResult):
+                self._end_branch(record, delivery, task_id, outcome, token)
+            else:
+                self._repeat_branch(record, job_id, task_id, outcome)
+            if fact is not None and tables.options.keep_facts:
+                tables.add_work(tables.facts, job_id, fact)
+        tables.answer(entry)
+
+    def _end_branch(
+        self,
+        record: JobRecord,
+        delivery: Delivery,
+        task_id: TaskId,
+        result: BranchResult,
+        token: str,
+    ) -> None:
+        record.results[task_id] = codec.pack(result)
+        del record.branches[task_id]
+        record.open -= 1
+        if record.open == 0:
+            at = self._tables.clock.now() if delivery.event is None else delivery.event.at
+            event = codec.pack(BranchesDone(at=at, token=token))
+            self._tables.append(record.group, delivery.job_id, event)
+
+    def _repeat_branch(
+        self, record: JobRecord, job_id: JobId, task_id: TaskId, again: NextAttempt
+    ) -> None:
+        packed = codec.pack(again.branch)
+        task = None if again.offer is None else Task(job_id, again.offer)
+        del record.branches[task_id]
+        record.branches[again.task_id] = packed
+        if task is not None:
+            self._tables.offer_task(record, task)
+        else:
+            assert again.due is not None, "an attempt is offered now or due later"
+            self._tables.set_timer("branch", job_id, again.task_id, again.due)
+
+    # --- what readers and clients ask
+
+    async def view(self, job_id: JobId) -> JobView | None:
+        record = self._tables.job(job_id)
+        if record is None:
+            return None
+        stored = self._stored(job_id, record)
+        wait = stored.job.head.wait
+        return JobView(
+            job=stored.job,
+            task=self._open_task(job_id, wait.task_id) if isinstance(wait, TaskWait) else None,
+            branches=sorted(
+                record.branches,
+                key=lambda task_id: codec.unpack_branch(record.branches[task_id]).index,
+            ),
+            results=_in_order(record.results),
+            progress=(),
+        )
+
+    def _open_task(self, job_id: JobId, task_id: TaskId) -> OpenTask:
+        task = self._tables.task(job_id, task_id)
+        holder = None if task is None else task.worker_id
+        return OpenTask(
+            task_id=task_id,
+            worker_id=holder,
+            picked_up_at=None if task is None or holder is None else task.leased_at,
+            result_deadline=None if task is None or holder is None else task.result_deadline,
+            waiting_reason=None if task is None else task.reason,
+        )
+
+    async def is_wanted(self, job_id: JobId, run: int) -> bool:
+        record = self._tables.job(job_id)
+        return record is not None and record.run == run and not record.cancelled
+
+    async def request_cancel(self, job_id: JobId, event: CancelRequested) -> bool:
+        record = self._tables.job(job_id)
+        if record is None:
+            raise JobNotFound
+        if record.status in TERMINAL:
+            raise JobIsTerminal(record.status)
+        self._tables.mark_cancelled(job_id, record, codec.pack(event))
+        open_tasks = (self._tables.task(job_id, task_id) for task_id in record.tasks)
+        return any(task is not None and task.worker_id is not None for task in open_tasks)
+
+    async def decide_approval(self, job_id: JobId, *, token: str, decision: str, at: float) -> None:
+        record = self._tables.job(job_id)
+        if record is None:
+            raise JobNotFound
+        if record.wait != token:
+            raise ApprovalNotOpen
+        record.wait = None
+        self._tables.clear_timer("wait", job_id, token)
+        event = ApprovalDecided(at=at, token=token, decision=decision)
+        self._tables.append(record.group, job_id, codec.pack(event))
+
+    async def quarantined(self, owner: str | None = None) -> list[JobId]:
+        found: list[JobId] = []
+        for job_id in reversed(self._tables.quarantined):
+            record = self._tables.job(job_id)
+            if record is not None and (owner is None or record.owner == owner):
+                found.append(job_id)
+        return found
+
+    async def forget_quarantined(self, job_id: JobId) -> bool:
+        if self._tables.job(job_id) is None or job_id not in self._tables.quarantined:
+            return False
+        del self._tables.quarantined[job_id]
+        return True
+
+    async def count_by_status(self, owner: str | None = None) -> dict[JobStatus, int]:
+        counts = self._tables.counts
+        return {status: n for status in JobStatus if (n := counts[status, owner])}
+
+
+_CONTINUE: Final = codec.pack(Continue(at=0.0))
+
+
+def _in_order(packed: Mapping[TaskId, bytes]) -> dict[TaskId, BranchResult]:
+    results = [(task_id, codec.unpack_branch_result(value)) for task_id, value in packed.items()]
+    return dict(sorted(results, key=lambda entry: entry[1].index))

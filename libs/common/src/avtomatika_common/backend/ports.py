@@ -1,0 +1,733 @@
+"""The ports: what the services ask of a backend, in the domain's words.
+
+`memory` and `redis` implement them and are held to one suite in `tests/contract`. Every method is one
+atomic operation and may be sent twice. Times are Unix seconds; whether something is due, expired or
+alive is judged by the backend's own clock. A `partition` is a number from 0; one job's keys live in one.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from avtomatika_common.clock import Clock
+from avtomatika_core.commands import NextAttempt, Step
+from avtomatika_core.errors import AvtomatikaError
+from avtomatika_core.events import CancelRequested, InboxEvent, TaskEvent
+from avtomatika_core.job import (
+    Branch,
+    BranchResult,
+    Job,
+    JobId,
+    JobStatus,
+    Origin,
+    TaskId,
+    WorkerId,
+)
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+class StoreUnavailable(AvtomatikaError):
+    """The backend did not answer in time; the operation may or may not have happened: repeat it."""
+
+
+class StoreFull(AvtomatikaError):
+    """The backend refuses new work to keep room for the work it has."""
+
+
+class StaleJob(AvtomatikaError):
+    """Somebody else changed the job first. Load it again and decide again."""
+
+
+class LostClaim(AvtomatikaError):
+    """The entry is no longer pending for this consumer: another one answers it. Nothing was written."""
+
+
+class JobNotFound(AvtomatikaError):
+    """No such job, or its retention is over."""
+
+
+class JobIsTerminal(AvtomatikaError):
+    """The job has ended already."""
+
+    def __init__(self, status: str) -> None:
+        super().__init__(f"the job is already {status}")
+        self.status = status
+
+
+class ApprovalNotOpen(AvtomatikaError):
+    """The job does not wait for this approval, or it was decided by somebody else first."""
+
+
+class IdempotencyKeyReused(AvtomatikaError):
+    """The key was used for another request."""
+
+
+class LostLease(AvtomatikaError):
+    """The lease went to another holder: stop what it protects."""
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+
+class IdempotencyKey(_Value, frozen=True, kw_only=True):
+    client: str
+    key: str
+    fingerprint: str
+    """Digest of endpoint and body: the same key with another one is refused."""
+
+
+class Created(_Value, frozen=True, kw_only=True):
+    job_id: JobId
+    is_repeat: bool
+    """The job existed already: this id or idempotency key was used before."""
+
+
+class Stored(_Value, frozen=True, kw_only=True):
+    """A job as it was read or written, and what a later commit must find unchanged."""
+
+    job: Job
+    fence: str
+    packed_data: bytes
+    """`job.data` as it is stored (`codec.pack_data`)."""
+    claim: str | None
+    """Id of the inbox entry that carries a running job."""
+    next_nonce: str
+    """Part of the fence the commit of this value writes: drawn once, so that a repeat is the same."""
+    tries: int = 0
+    """Deliveries since the last commit."""
+
+
+class Delivery(_Value, frozen=True, kw_only=True):
+    """One inbox entry, pending for the consumer that read it until it is answered."""
+
+    job_id: JobId
+    event: InboxEvent | None
+    """None: the entry could not be decoded."""
+    entry_id: str
+    lane: Literal["in", "new"]
+    group: str
+    consumer: str
+    partition: int
+    is_branch: bool = False
+    """The event belongs to a branch of a fan-out, not to the job's own wait."""
+
+
+class Progress(_Value, frozen=True, kw_only=True):
+    progress: float
+    message: str
+    at: float
+    task_id: TaskId
+
+
+class OpenTask(_Value, frozen=True, kw_only=True):
+    """The task a job waits for, as the board knows it."""
+
+    task_id: TaskId
+    worker_id: WorkerId | None
+    picked_up_at: float | None
+    result_deadline: float | None
+    waiting_reason: str | None
+
+
+class JobView(_Value, frozen=True, kw_only=True):
+    """Everything a reader may see of a job; `documents.job_document` makes the public form of it."""
+
+    job: Job
+    task: OpenTask | None
+    branches: Sequence[TaskId]
+    """Open branches, by their current task id, in the order the handler gave."""
+    results: Mapping[TaskId, BranchResult]
+    progress: Sequence[Progress]
+
+
+class JobStore(Protocol):
+    async def create(self, job: Job, *, idempotency: IdempotencyKey | None = None) -> Created:
+        """Store a new job with its `JobCreated` event and `job_created` fact.
+
+        Raises IdempotencyKeyReused, StoreFull.
+        """
+        ...
+
+    async def load(self, job_id: JobId) -> Stored | None: ...
+
+    async def commit(
+        self,
+        stored: Stored,
+        step: Step,
+        delivery: Delivery,
+        *,
+        packed_data: bytes | None = None,
+        requeue: bool = False,
+    ) -> Stored:
+        """Write the step and all its commands, all or nothing.
+
+        While the job is running `delivery` stays pending as its claim (with `requeue` a new entry
+        becomes the claim and `delivery` is answered); else `delivery` is answered. `packed_data` is
+        `step.job.data` as bytes, from a caller that has them. Raises StaleJob, LostClaim, and then nothing was written. After StoreUnavailable the same call may be repeated
+        with the same arguments: it is applied once.
+        """
+        ...
+
+    async def branch_results(self, job_id: JobId) -> dict[TaskId, BranchResult]:
+        """Results of the job's last fan-out, in the order the handler gave the tasks."""
+        ...
+
+    async def branch(self, job_id: JobId, task_id: TaskId) -> Branch | None:
+        """The open branch whose current task this is."""
+        ...
+
+    async def origin(self, job_id: JobId) -> Origin | None:
+        """How the job came to be, without the rest of it."""
+        ...
+
+    async def settle_branch(
+        self,
+        delivery: Delivery,
+        task_id: TaskId,
+        outcome: BranchResult | NextAttempt,
+        *,
+        token: str,
+        fact: bytes | None = None,
+    ) -> None:
+        """Write the end or next attempt of the branch that is open as `task_id`; answer `delivery`.
+
+        `token` is the fan-out's (`Branch.token`); the last end appends `BranchesDone` with it. A
+        next attempt without an offer waits for its timer (`TimerFired` with the new task id as
+        token). `fact`: for the archive, packed (`records.pack_branch_fact`). A branch that is not
+        open (any more) as this task: `delivery` is answered, nothing else. Raises LostClaim.
+        """
+        ...
+
+    async def view(self, job_id: JobId) -> JobView | None: ...
+
+    async def is_wanted(self, job_id: JobId, run: int) -> bool:
+        """Whether this handler run still counts (no cancel, no later run)."""
+        ...
+
+    async def request_cancel(self, job_id: JobId, event: CancelRequested) -> bool:
+        """Set the cancel mark, stop the running handler's claim and append the event.
+
+        From now on no task of the job is handed out. True: a task of it is with a worker now.
+        Repeating it changes nothing. Raises JobNotFound, JobIsTerminal.
+        """
+        ...
+
+    async def decide_approval(self, job_id: JobId, *, token: str, decision: str, at: float) -> None:
+        """Close the open approval with this wait token and append `ApprovalDecided`.
+
+        Raises JobNotFound, ApprovalNotOpen.
+        """
+        ...
+
+    async def quarantined(self, owner: str | None = None) -> list[JobId]:
+        """Newest first; of one client, or of all (None)."""
+        ...
+
+    async def forget_quarantined(self, job_id: JobId) -> bool:
+        """Take the id off the list; the job stays. False: it was not on it."""
+        ...
+
+    async def count_by_status(self, owner: str | None = None) -> dict[JobStatus, int]:
+        """Jobs of one client, or of all (None). Terminal statuses count every job that ended so."""
+        ...
+
+
+# --- inbox ----------------------------------------------------------------------------------------
+
+
+class DropAnswer(StrEnum):
+    DROPPED = "dropped"
+    LOST = "lost"
+    """Not pending for this consumer."""
+    CARRIES = "carries"
+    """The entry is the claim of a running job: its handler is to be run."""
+
+
+class Consumer(_Value, frozen=True, kw_only=True):
+    name: str
+    pending: int
+    is_alive: bool
+
+
+class Inbox(Protocol):
+    async def read(self, group: str, consumer: str, room: int) -> list[Delivery]:
+        """Up to `room` new entries (one more at most), started jobs' events before new jobs.
+
+        Waits until there is one, at most the backend's block time; then an empty list.
+        """
+        ...
+
+    async def pending(self, group: str, consumer: str) -> list[Delivery]:
+        """All this consumer has read and not answered, oldest first."""
+        ...
+
+    async def drop(self, delivery: Delivery) -> DropAnswer:
+        """Answer an entry that changes nothing, unless it carries a running job."""
+        ...
+
+    async def consumers(self, group: str) -> list[Consumer]: ...
+
+    async def take_over(self, group: str, dead: str, consumer: str, room: int) -> list[Delivery]:
+        """Make up to `room` pending entries of a consumer that is not alive mine; `tries` + 1 each.
+
+        An empty list also when `dead` is alive after all.
+        """
+        ...
+
+    async def remove_consumer(self, group: str, dead: str) -> bool:
+        """Forget a consumer that is dead and has nothing pending. False: it is not so."""
+        ...
+
+    async def forward(self, delivery: Delivery, group: str) -> None:
+        """Hand the entry to another executor group; a claim follows it."""
+        ...
+
+    async def defer(self, delivery: Delivery, seconds: float) -> None:
+        """Deliver the entry again later, to whoever reads then; a claim follows it."""
+        ...
+
+    async def set_aside(self, delivery: Delivery, reason: str) -> None:
+        """Move an entry that cannot be handled to the dead events."""
+        ...
+
+    async def length(self) -> int:
+        """Entries not yet answered, over all groups and partitions."""
+        ...
+
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+
+class WaitingTask(_Value, frozen=True, kw_only=True):
+    """A task on the board, as the dispatcher sees it."""
+
+    task_id: TaskId
+    job_id: JobId
+    type: str
+    resource_requirements: Mapping[str, Any] | None
+    max_cost: float | None
+    strategy: str
+    priority: float
+    offer_number: int
+    """Counts up each time the task comes back to the board."""
+
+
+class LeasedTask(_Value, frozen=True, kw_only=True):
+    """What the worker is handed: the payload's parts."""
+
+    task_id: TaskId
+    job_id: JobId
+    type: str
+    params: Mapping[str, Any]
+    tracing_context: Mapping[str, str]
+    params_metadata: Mapping[str, Any] | None
+
+
+class ResultAnswer(StrEnum):
+    """How a worker's result was judged; all but APPLIED and JOB_NOT_FOUND change nothing."""
+
+    APPLIED = "ok"
+    """Or an exact repeat of a result that was."""
+    JOB_NOT_FOUND = "job_not_found"
+    STALE_TASK = "stale_task"
+    WORKER_MISMATCH = "worker_mismatch"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    JOB_CANCELLED = "job_cancelled"
+    JOB_TERMINATED = "job_already_terminated"
+
+
+class TaskBoard(Protocol):
+    async def heads(self, partition: int, per_shape: int) -> list[WaitingTask]:
+        """The first tasks of each shape (type, requirements, cost limit, strategy), best first."""
+        ...
+
+    async def explain(self, task: WaitingTask, reason: str | None) -> None:
+        """Note why a waiting task waits (`waiting_reason`); only informs."""
+        ...
+
+    async def lease(
+        self,
+        task_id: TaskId,
+        job_id: JobId,
+        offer_number: int,
+        worker_id: WorkerId,
+        incarnation: int,
+    ) -> LeasedTask | None:
+        """Take the task off the board for this worker; None: it is not there any more.
+
+        Until `confirm` it has the delivery timeout (5 s), then it goes back to its place.
+        """
+        ...
+
+    async def confirm(self, task_id: TaskId, job_id: JobId, worker_id: WorkerId) -> None:
+        """The answer was written to the worker's socket: the result deadline runs from the lease."""
+        ...
+
+    async def undeliver(self, task_id: TaskId, job_id: JobId, worker_id: WorkerId) -> None:
+        """The answer could not be written: back to the same place of the board, no attempt counted."""
+        ...
+
+    async def end_lease(self, job_id: JobId, worker_id: WorkerId, event: TaskEvent) -> ResultAnswer:
+        """Judge a result; where it counts, close the task and append `event`, in one operation."""
+        ...
+
+    async def return_leases(
+        self, partition: int, worker_id: WorkerId, incarnation: int, *, lost: bool
+    ) -> int:
+        """End the leases of a worker's registrations up to `incarnation`; how many.
+
+        Lost: each counts as a failed attempt (`TaskFailed`, "Worker '<id>' was lost.").
+        Otherwise (the worker left) they are offered again under the same task id.
+        """
+        ...
+
+    async def length(self) -> int:
+        """Tasks on the board, over all partitions."""
+        ...
+
+
+# --- workers --------------------------------------------------------------------------------------
+
+
+class Worker(_Value, frozen=True, kw_only=True):
+    """A live worker, as it last described itself, and what it holds now."""
+
+    worker_id: WorkerId
+    document: Mapping[str, Any]
+    incarnation: int
+    """Number of its registration: leases of an earlier one are not its own."""
+    open_polls: int
+    held: int
+    """Tasks it holds or has been promised."""
+    turns: Mapping[str, float]
+    """Task type -> when it last got one (`round_robin`); Unix seconds."""
+
+
+class Registered(_Value, frozen=True, kw_only=True):
+    incarnation: int
+    replaced: Mapping[str, Any] | None
+    """The document of the live registration this one took over."""
+
+
+class MatchAnswer(StrEnum):
+    MATCHED = "matched"
+    GONE = "gone"
+    NO_CREDIT = "no_credit"
+    FULL = "full"
+
+
+class WorkerDirectory(Protocol):
+    async def register(
+        self, worker_id: WorkerId, document: Mapping[str, Any], ttl_seconds: float
+    ) -> Registered:
+        """A new incarnation; tasks and polls of an earlier one are given up as lost."""
+        ...
+
+    async def beat(
+        self, worker_id: WorkerId, changes: Mapping[str, Any] | None, ttl_seconds: float
+    ) -> tuple[Mapping[str, Any], Sequence[TaskId]] | None:
+        """Renew the registration, merge `changes` shallowly; the document and tasks it should stop.
+
+        None: unknown or expired worker, nothing is created. `current_tasks` in `changes` takes what
+        it does not name off the list of tasks to stop.
+        """
+        ...
+
+    async def leave(self, worker_id: WorkerId) -> bool: ...
+
+    async def get(self, worker_id: WorkerId) -> Worker | None: ...
+
+    async def live(self) -> list[Worker]: ...
+
+    async def count(self) -> int: ...
+
+    async def announce_credit(
+        self, worker_id: WorkerId, poll_id: str, gateway: str, until: float, ttl_seconds: float
+    ) -> int | None:
+        """A poll is open at `gateway`: the worker may be given one task. Renews the registration.
+
+        Returns the worker's incarnation; None: unknown or expired worker.
+        """
+        ...
+
+    async def withdraw_credit(self, worker_id: WorkerId, poll_id: str) -> None: ...
+
+    async def match(self, worker_id: WorkerId, task: WaitingTask) -> MatchAnswer:
+        """Take one credit and one free place of the worker for this task and tell its gateway."""
+        ...
+
+    async def end_hold(
+        self,
+        worker_id: WorkerId,
+        task_id: TaskId,
+        *,
+        stop: bool = False,
+        offer_number: int | None = None,
+    ) -> None:
+        """Free the worker's place; with `stop` it is told to stop the task (heartbeat, socket).
+
+        `offer_number`: of the promise this is about; a newer one of the same task is left alone."""
+        ...
+
+    async def expire(self) -> int:
+        """End registrations whose time is over; their tasks are given up as lost. How many."""
+        ...
+
+    async def next_expiry(self) -> float | None: ...
+
+
+class Match(_Value, frozen=True, kw_only=True):
+    """Mail to a gateway: this poll may lease this task."""
+
+    poll_id: str
+    worker_id: WorkerId
+    incarnation: int
+    task_id: TaskId
+    job_id: JobId
+    offer_number: int
+
+
+class Mailbox(Protocol):
+    async def read(self, gateway: str, after: str) -> tuple[str, list[Match]]:
+        """Mail behind position `after` ("0" = all), and the new position. Waits as `Inbox.read` does."""
+        ...
+
+
+class Hint(_Value, frozen=True, kw_only=True):
+    kind: Literal["task", "timer", "worker"]
+    value: str
+    """Task: its type. Timer: due time. Worker: its id."""
+
+
+class Hints(Protocol):
+    """Numbered wake-ups. They are not the truth: after a gap, read that again."""
+
+    async def position(self, source: str) -> str:
+        """Where new hints of `source` (`p<n>` for a partition, `w` for the workers) will begin."""
+        ...
+
+    async def wait(
+        self, source: str, after: str, timeout_seconds: float
+    ) -> tuple[str, list[Hint], bool]:
+        """Hints behind `after`, the new position, and whether some in between were lost."""
+        ...
+
+
+# --- time and leadership --------------------------------------------------------------------------
+
+
+class Lease(_Value, frozen=True, kw_only=True):
+    """The right to be the only one doing `name`; `token` counts up with each holder."""
+
+    name: str
+    holder: str
+    token: int
+
+
+class Leases(Protocol):
+    async def acquire(self, name: str, holder: str, seconds: float) -> Lease | None:
+        """None: somebody else holds it."""
+        ...
+
+    async def renew(self, lease: Lease, seconds: float) -> None:
+        """Raises LostLease."""
+        ...
+
+    async def release(self, lease: Lease) -> None: ...
+
+
+class Timers(Protocol):
+    async def next_due(self, partition: int) -> float | None: ...
+
+    async def fire(self, partition: int, lease: Lease, limit: int = 512) -> int:
+        """Turn due timers into events of their jobs; how many. Raises LostLease.
+
+        A task's dispatch or result deadline closes the task and becomes `TaskTimedOut`; a delivery
+        that was never confirmed goes back to the board; a deferred entry goes back to its lane.
+        """
+        ...
+
+
+class Relay(Protocol):
+    """Carries what one partition decided to where it takes effect."""
+
+    async def run_once(self, partition: int) -> int:
+        """Apply and acknowledge what waits in the partition, in order; how much. Waits as `Inbox.read`."""
+        ...
+
+    async def return_lost(self) -> int:
+        """Return the leases of workers that expired, left or registered again; how many workers."""
+        ...
+
+
+class Slot(_Value, frozen=True, kw_only=True):
+    """Where a schedule stands."""
+
+    last_run: float | None
+    last_job_id: JobId | None
+
+
+class Schedules(Protocol):
+    async def slot(self, name: str) -> Slot: ...
+
+    async def end_slot(self, name: str, lease: Lease, slot: Slot) -> None:
+        """Note that `slot` was fired. Raises LostLease."""
+        ...
+
+
+class Liveness(Protocol):
+    def keep(self, instance: str) -> AbstractAsyncContextManager[None]:
+        """While the block lasts `instance` is alive, even if it blocks the event loop."""
+        ...
+
+    async def is_alive(self, instance: str) -> bool: ...
+
+
+# --- the rest -------------------------------------------------------------------------------------
+
+
+class CatalogueEntry(_Value, frozen=True, kw_only=True):
+    """What the gateway must know of a blueprint without its code."""
+
+    name: str
+    group: str
+    start_state: str
+    api_endpoint: str | None
+    api_version: str | None
+    dot: str
+    """The state graph as graphviz DOT."""
+
+
+class Catalogue(Protocol):
+    async def publish(self, entries: Sequence[CatalogueEntry]) -> None: ...
+
+    async def entries(self) -> tuple[str, list[CatalogueEntry]]:
+        """All entries, and the version they are of."""
+        ...
+
+    async def changed(self, version: str) -> None:
+        """Returns when the catalogue is of another version, or after the backend's block time."""
+        ...
+
+
+class StreamEntry(_Value, frozen=True, kw_only=True):
+    entry_id: str
+    partition: int
+    payload: bytes
+    """msgpack of an `archive.Fact` or `notifications.Notification`."""
+    deliveries: int = 1
+
+
+class WorkStream(Protocol):
+    """A stream shared by the consumers of one group: facts for the archive, webhooks to send."""
+
+    async def read(self, consumer: str, room: int) -> list[StreamEntry]:
+        """Waits as `Inbox.read` does."""
+        ...
+
+    async def pending(self, consumer: str) -> list[StreamEntry]: ...
+
+    async def acknowledge(self, entries: Sequence[StreamEntry]) -> None: ...
+
+    async def take_over(self, consumer: str, room: int) -> list[StreamEntry]:
+        """Entries of consumers that are not alive any more."""
+        ...
+
+    async def length(self) -> int: ...
+
+
+class KeyValues(Protocol):
+    """The dict-like data stores of blueprints."""
+
+    async def get(self, namespace: str, key: str) -> bytes | None: ...
+
+    async def set(self, namespace: str, key: str, value: bytes) -> None: ...
+
+
+class Backend(Protocol):
+    """All ports of one store; what `MemoryStorage` and `RedisStorage` are to the services."""
+
+    @property
+    def partitions(self) -> int: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def jobs(self) -> JobStore: ...
+    @property
+    def inbox(self) -> Inbox: ...
+    @property
+    def board(self) -> TaskBoard: ...
+    @property
+    def workers(self) -> WorkerDirectory: ...
+    @property
+    def mailbox(self) -> Mailbox: ...
+    @property
+    def hints(self) -> Hints: ...
+    @property
+    def leases(self) -> Leases: ...
+    @property
+    def timers(self) -> Timers: ...
+    @property
+    def relay(self) -> Relay: ...
+    @property
+    def schedules(self) -> Schedules: ...
+    @property
+    def liveness(self) -> Liveness: ...
+    @property
+    def catalogue(self) -> Catalogue: ...
+    @property
+    def facts(self) -> WorkStream: ...
+    @property
+    def notifications(self) -> WorkStream: ...
+    @property
+    def key_values(self) -> KeyValues: ...
+
+    async def open(self, options: "StoreOptions") -> None:
+        """Connect and check the store. Raises StartupError with one clear sentence."""
+        ...
+
+    async def ping(self) -> bool: ...
+
+    async def close(self) -> None: ...
+
+
+class StoreOptions(_Value, frozen=True, kw_only=True):
+    """What a backend must be told once, the same by every process of a deployment."""
+
+    partitions: int = 1
+    retention_seconds: float = 604_800
+    """How long a terminal job is kept; 0: for ever."""
+    keep_facts: bool = False
+    """Whether there is an archive that reads them."""
+    block_seconds: float = 5.0
+    """Longest wait of a blocking read."""
+    delivery_timeout_seconds: float = 5.0
+
+
+class StorageBackend(Backend, Protocol):
+    """The public face of a storage, as applications may call it."""
+
+    async def flush_all(self) -> None:
+        """Delete every key of ours, and no other."""
+        ...
+
+    async def get_job_state(self, job_id: str) -> dict[str, Any] | None: ...
+
+    async def get_job_queue_length(self) -> int: ...
+
+    async def get_quarantined_jobs(self) -> list[str]: ...
+
+    async def get_worker_info(self, worker_id: str) -> dict[str, Any] | None: ...
+
+    async def get_available_workers(self) -> list[dict[str, Any]]: ...
+
+    async def get_active_worker_count(self) -> int: ...

@@ -1,0 +1,259 @@
+"""Commands to Redis: many callers share few connections, and what waits together travels together.
+
+Every write is a script that may be sent twice, so what was not answered when a connection broke is
+sent again. Blocking reads have connections of their own.
+"""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+import hiredis
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+
+from avtomatika_common.backend.ports import StoreFull, StoreUnavailable
+from avtomatika_common.backend.redis.scripts import Script
+from avtomatika_common.logs import get_logger
+
+log = get_logger()
+
+Argument = bytes | str | int | float
+
+# Its type stub knows commands of one word only.
+_pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
+
+_LANES: Final = 2
+_LONGEST_BATCH: Final = 256
+_BACKOFF_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_POOL_SETTINGS: Final = ("maint_", "orig_", "oss_", "himport_")
+_NETWORK_ERRORS: Final = (RedisError, OSError, TimeoutError)
+
+
+def own_pool(client: Redis) -> ConnectionPool:
+    """Connections to the same server as `client`, with settings we can rely on: plain replies as
+    bytes, no hidden repeats, no time limit of their own (callers set one)."""
+    theirs = client.connection_pool
+    # What redis-py adds for the pool itself (`maint_…`, `orig_…`) belongs to theirs, not to ours.
+    settings = {
+        name: value
+        for name, value in theirs.connection_kwargs.items()
+        if not name.startswith(_POOL_SETTINGS)
+    }
+    settings |= {
+        "decode_responses": False,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_timeout": False,
+        "retry_on_error": [],
+        "socket_timeout": None,
+        "health_check_interval": 0,
+        "max_connections": 10_000,
+    }
+    settings.setdefault("socket_connect_timeout", 5.0)
+    return ConnectionPool(connection_class=theirs.connection_class, **settings)
+
+
+async def _connected(pool: ConnectionPool) -> AbstractConnection:
+    return cast("AbstractConnection", await pool.get_connection())  # type: ignore[no-untyped-call]
+
+
+async def _answer(connection: AbstractConnection) -> Any:
+    return cast("Any", await connection.read_response(timeout=math.inf, disconnect_on_error=False))
+
+
+class _Call:
+    __slots__ = ("future", "packed", "script", "until")
+
+    def __init__(self, packed: bytes, script: Script | None, future: asyncio.Future[Any]) -> None:
+        self.packed = packed
+        self.script = script
+        self.future = future
+        self.until: float | None = None
+        """When to give up (the loop's time): set when it could not be sent at first."""
+
+
+class Commands:
+    """Sends commands in batches. `give_up_seconds`: how long an unanswered command is repeated."""
+
+    def __init__(self, pool: ConnectionPool, *, give_up_seconds: float = 10.0) -> None:
+        self._pool = pool
+        self._give_up_seconds = give_up_seconds
+        self._queue: deque[_Call] = deque()
+        self._wake = asyncio.Event()
+        self._lanes: list[asyncio.Task[None]] = []
+
+    def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._lanes = [
+            loop.create_task(self._lane(), name=f"redis commands {number}")
+            for number in range(_LANES)
+        ]
+
+    async def close(self) -> None:
+        for lane in self._lanes:
+            lane.cancel()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
+        self._lanes = []
+        for call in self._queue:
+            if not call.future.done():
+                call.future.set_exception(StoreUnavailable("the connection to Redis is closed"))
+        self._queue.clear()
+
+    def script(
+        self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]
+    ) -> asyncio.Future[Any]:
+        """Run a script. Awaiting raises ResponseError, StoreFull, StoreUnavailable."""
+        packed = _pack(("EVALSHA", script.sha, len(keys), *keys, *arguments))
+        return self._send(packed, script)
+
+    def command(self, *arguments: Argument) -> asyncio.Future[Any]:
+        """Run one plain command. Awaiting raises ResponseError, StoreUnavailable."""
+        return self._send(_pack(arguments), None)
+
+    def _send(self, packed: bytes, script: Script | None) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        if not self._lanes:
+            future.set_exception(StoreUnavailable("the connection to Redis is closed"))
+            return future
+        self._queue.append(_Call(packed, script, future))
+        self._wake.set()
+        return future
+
+    async def _lane(self) -> None:
+        connection: AbstractConnection | None = None
+        failures = 0
+        batch: list[_Call] = []
+        try:
+            while True:
+                await self._wake.wait()
+                batch = self._take()
+                if not batch:
+                    self._wake.clear()
+                    continue
+                try:
+                    if connection is None:
+                        connection = await _connected(self._pool)
+                    await self._exchange(connection, batch)
+                    failures = 0
+                except _NETWORK_ERRORS as error:
+                    if connection is not None:
+                        await self._drop(connection)
+                        connection = None
+                    self._put_back(batch, error)
+                    if failures == 0:
+                        log.warning("redis connection lost", error=str(error))
+                    await asyncio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)])
+                    failures += 1
+                batch = []
+        finally:
+            for call in batch:
+                if not call.future.done():
+                    call.future.set_exception(StoreUnavailable("the connection to Redis is closed"))
+            if connection is not None:
+                await self._drop(connection)
+
+    def _take(self) -> list[_Call]:
+        batch: list[_Call] = []
+        while self._queue and len(batch) < _LONGEST_BATCH:
+            call = self._queue.popleft()
+            if not call.future.done():
+                batch.append(call)
+        return batch
+
+    def _put_back(self, batch: list[_Call], error: Exception) -> None:
+        now = asyncio.get_running_loop().time()
+        for call in reversed(batch):
+            if call.future.done():
+                continue
+            if call.until is None:
+                call.until = now + self._give_up_seconds
+            if call.until <= now:
+                call.future.set_exception(StoreUnavailable(f"Redis does not answer: {error}"))
+            else:
+                self._queue.appendleft(call)
+
+    async def _drop(self, connection: AbstractConnection) -> None:
+        await connection.disconnect(nowait=True)
+        await self._pool.release(connection)
+
+    async def _exchange(self, connection: AbstractConnection, batch: list[_Call]) -> None:
+        missing: list[_Call] = []
+        async with asyncio.timeout(self._give_up_seconds):
+            await connection.send_packed_command(
+                b"".join([call.packed for call in batch]), check_health=False
+            )
+            for call in batch:
+                try:
+                    reply = await _answer(connection)
+                except NoScriptError:
+                    missing.append(call)
+                except OutOfMemoryError as error:
+                    _refuse(call, StoreFull(str(error)))
+                except ResponseError as error:
+                    _refuse(call, error)
+                else:
+                    if not call.future.done():
+                        call.future.set_result(reply)
+        if missing:
+            await self._load_scripts(connection, missing)
+            await self._exchange(connection, missing)
+
+    async def _load_scripts(self, connection: AbstractConnection, calls: list[_Call]) -> None:
+        sources = {call.script.name: call.script.source for call in calls if call.script}
+        async with asyncio.timeout(self._give_up_seconds):
+            for source in sources.values():
+                await connection.send_packed_command(
+                    _pack(("SCRIPT", "LOAD", source)), check_health=False
+                )
+                await connection.read_response(timeout=math.inf)
+
+
+def _refuse(call: _Call, error: Exception) -> None:
+    if not call.future.done():
+        call.future.set_exception(error)
+
+
+class BlockingReader:
+    """One connection for one reader that blocks; broken or cancelled, it is made anew."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._connection: AbstractConnection | None = None
+
+    async def read(self, *arguments: Argument, seconds: float) -> Any:
+        """Send one command and wait for its answer, at most `seconds` and a margin.
+
+        Raises StoreUnavailable, ResponseError. A read that was cut may have taken entries: they are
+        in the consumer's pending list.
+        """
+        complete = False
+        try:
+            if self._connection is None:
+                self._connection = await _connected(self._pool)
+            async with asyncio.timeout(seconds + 5.0):
+                await self._connection.send_packed_command(_pack(arguments), check_health=False)
+                reply = await _answer(self._connection)
+            complete = True
+        except ResponseError:
+            complete = True
+            raise
+        except _NETWORK_ERRORS as error:
+            raise StoreUnavailable(f"Redis does not answer: {error}") from error
+        else:
+            return reply
+        finally:
+            if not complete:
+                await self.close()
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+            await self._pool.release(connection)

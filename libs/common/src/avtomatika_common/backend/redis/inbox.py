@@ -1,0 +1,342 @@
+"""The inbox in Redis: two streams per executor group and partition, one consumer per executor."""
+
+import asyncio
+import secrets
+from typing import Final, Literal, cast
+
+import msgspec
+from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import ResponseError
+
+from avtomatika_common import codec, ids
+from avtomatika_common.backend.ports import (
+    Consumer,
+    Delivery,
+    DropAnswer,
+    Inbox,
+    LostClaim,
+    StoreOptions,
+)
+from avtomatika_common.backend.redis import keys
+from avtomatika_common.backend.redis.connection import BlockingReader, Commands
+from avtomatika_common.backend.redis.scripts import script
+from avtomatika_common.logs import get_logger
+from avtomatika_core.events import (
+    InboxEvent,
+    TaskCancelled,
+    TaskFailed,
+    TaskSucceeded,
+    TaskTimedOut,
+    TimerFired,
+)
+from avtomatika_core.job import JobId, TaskId
+
+log = get_logger()
+
+Lane = Literal["in", "new"]
+Entry = tuple[bytes, list[bytes]]
+
+_LANES: Final[tuple[Lane, Lane]] = ("in", "new")
+_DROP: Final = script("drop_entry")
+_TAKE_OVER: Final = script("take_over")
+_REMOVE: Final = script("remove_consumer")
+_FORWARD: Final = script("forward_entry")
+_DEFER: Final = script("defer_entry")
+_SET_ASIDE: Final = script("set_aside")
+_PENDING_AT_ONCE: Final = 10_000
+
+
+def completed(event: InboxEvent, leased_at: float | None) -> InboxEvent:
+    """An event made inside Redis lacks what only a process can give: a fresh id, chance."""
+    match event:
+        case TimerFired(fresh_id=""):
+            return msgspec.structs.replace(event, fresh_id=TaskId(ids.new_id()))
+        case TaskSucceeded() | TaskFailed() | TaskCancelled() | TaskTimedOut():
+            return msgspec.structs.replace(
+                event,
+                fresh_id=event.fresh_id or TaskId(ids.new_id()),
+                jitter=event.jitter or secrets.randbelow(2001) / 1000 - 1,
+                leased_at=event.leased_at if leased_at is None else leased_at,
+            )
+        case _:
+            return event
+
+
+class RedisInbox(Inbox):
+    def __init__(self, pool: ConnectionPool, commands: Commands, options: StoreOptions) -> None:
+        self._pool = pool
+        self._commands = commands
+        self._options = options
+        self._readers: dict[tuple[str, str, int], BlockingReader] = {}
+
+    async def close(self) -> None:
+        for reader in self._readers.values():
+            await reader.close()
+        self._readers.clear()
+
+    # -- reading
+
+    async def read(self, group: str, consumer: str, room: int) -> list[Delivery]:
+        found = await self._read_now(group, consumer, room)
+        if found:
+            return found
+        if self._options.partitions == 1:
+            return await self._read_blocking(group, consumer, 0, room)
+        return await self._first_of_all(group, consumer, room)
+
+    async def _read_now(self, group: str, consumer: str, room: int) -> list[Delivery]:
+        found: list[Delivery] = []
+        for lane in _LANES:
+            for number in range(self._options.partitions):
+                if len(found) >= room:
+                    return found
+                stream = keys.lane(keys.partition(number), lane, group)
+                try:
+                    reply = cast(
+                        "list[tuple[bytes, list[Entry]]] | None",
+                        await self._commands.command(
+                            "XREADGROUP", "GROUP", "g", consumer,
+                            "COUNT", room - len(found), "STREAMS", stream, ">",
+                        ),
+                    )  # fmt: skip
+                except ResponseError as error:
+                    await self._make_group(stream, error)
+                    continue
+                for _, entries in reply or ():
+                    found += self._deliveries(entries, lane, group, consumer, number)
+        return found
+
+    async def _read_blocking(
+        self, group: str, consumer: str, number: int, room: int
+    ) -> list[Delivery]:
+        reader = self._readers.setdefault((group, consumer, number), BlockingReader(self._pool))
+        p = keys.partition(number)
+        streams = [keys.lane(p, lane, group) for lane in _LANES]
+        seconds = self._options.block_seconds
+        try:
+            reply = cast(
+                "list[tuple[bytes, list[Entry]]] | None",
+                await reader.read(
+                    "XREADGROUP", "GROUP", "g", consumer,
+                    "COUNT", max(1, room // 2), "BLOCK", int(seconds * 1000),
+                    "STREAMS", *streams, ">", ">",
+                    seconds=seconds,
+                ),
+            )  # fmt: skip
+        except ResponseError as error:
+            for stream in streams:
+                await self._make_group(stream, error)
+            return []
+        found: list[Delivery] = []
+        for name, entries in reply or ():
+            lane = _LANES[streams.index(name.decode())]
+            found += self._deliveries(entries, lane, group, consumer, number)
+        return found
+
+    async def _first_of_all(self, group: str, consumer: str, room: int) -> list[Delivery]:
+        """Whatever partition has something first. What a cut read had taken is in `pending`."""
+        loop = asyncio.get_running_loop()
+        each = max(1, room // self._options.partitions)
+        waits = [
+            loop.create_task(self._read_blocking(group, consumer, number, each))
+            for number in range(self._options.partitions)
+        ]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return [delivery for wait in done for delivery in wait.result()]
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _make_group(self, stream: str, error: ResponseError) -> None:
+        """A stream holds exactly the unfinished work, so a group that vanished begins at its start."""
+        if "NOGROUP" not in str(error):
+            raise error
+        try:
+            await self._commands.command("XGROUP", "CREATE", stream, "g", "0", "MKSTREAM")
+        except ResponseError as other:
+            if "BUSYGROUP" not in str(other):
+                raise
+        else:
+            log.info("inbox group made", stream=stream)
+
+    def _deliveries(
+        self, entries: list[Entry], lane: Lane, group: str, consumer: str, number: int
+    ) -> list[Delivery]:
+        found: list[Delivery] = []
+        for entry_id, flat in entries:
+            if not flat:  # deleted while it was pending
+                continue
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            leased_at = fields.get(b"l")
+            event: InboxEvent | None = None
+            try:
+                event = completed(
+                    codec.unpack_event(fields[b"e"]), int(leased_at) / 1000 if leased_at else None
+                )
+            except (KeyError, ValueError, msgspec.MsgspecError) as error:
+                log.warning("inbox entry unreadable", entry=entry_id.decode(), error=str(error))
+            found.append(
+                Delivery(
+                    job_id=JobId(fields.get(b"j", b"").decode()),
+                    event=event,
+                    entry_id=entry_id.decode(),
+                    lane=lane,
+                    group=group,
+                    consumer=consumer,
+                    partition=number,
+                    is_branch=b"b" in fields,
+                )
+            )
+        return found
+
+    async def pending(self, group: str, consumer: str) -> list[Delivery]:
+        found: list[Delivery] = []
+        for number in range(self._options.partitions):
+            for lane in _LANES:
+                stream = keys.lane(keys.partition(number), lane, group)
+                try:
+                    reply = cast(
+                        "list[tuple[bytes, list[Entry]]] | None",
+                        await self._commands.command(
+                            "XREADGROUP", "GROUP", "g", consumer,
+                            "COUNT", _PENDING_AT_ONCE, "STREAMS", stream, "0",
+                        ),
+                    )  # fmt: skip
+                except ResponseError as error:
+                    await self._make_group(stream, error)
+                    continue
+                for _, entries in reply or ():
+                    found += self._deliveries(entries, lane, group, consumer, number)
+        return found
+
+    # -- answering
+
+    def _stream(self, delivery: Delivery) -> str:
+        return keys.lane(keys.partition(delivery.partition), delivery.lane, delivery.group)
+
+    def _job(self, delivery: Delivery) -> str:
+        return keys.job(keys.partition(delivery.partition), delivery.job_id)
+
+    async def drop(self, delivery: Delivery) -> DropAnswer:
+        answer = cast(
+            "bytes",
+            await self._commands.script(
+                _DROP,
+                [self._job(delivery)],
+                [self._stream(delivery), delivery.consumer, delivery.entry_id],
+            ),
+        )
+        return DropAnswer(answer.decode().lower())
+
+    async def forward(self, delivery: Delivery, group: str) -> None:
+        p = keys.partition(delivery.partition)
+        done = await self._commands.script(
+            _FORWARD,
+            [self._job(delivery)],
+            [
+                self._stream(delivery), delivery.consumer, delivery.entry_id,
+                keys.lane(p, delivery.lane, group), group,
+            ],
+        )  # fmt: skip
+        if not done:
+            raise LostClaim
+
+    async def defer(self, delivery: Delivery, seconds: float) -> None:
+        done = await self._commands.script(
+            _DEFER,
+            [self._job(delivery)],
+            [
+                keys.partition(delivery.partition), delivery.job_id, self._stream(delivery),
+                delivery.consumer, delivery.entry_id, int(seconds * 1000),
+            ],
+        )  # fmt: skip
+        if not done:
+            raise LostClaim
+
+    async def set_aside(self, delivery: Delivery, reason: str) -> None:
+        done = await self._commands.script(
+            _SET_ASIDE,
+            [self._job(delivery)],
+            [
+                keys.partition(delivery.partition), self._stream(delivery), delivery.consumer,
+                delivery.entry_id, reason,
+            ],
+        )  # fmt: skip
+        if not done:
+            raise LostClaim
+
+    # -- consumers
+
+    async def consumers(self, group: str) -> list[Consumer]:
+        pending: dict[str, int] = {}
+        for number in range(self._options.partitions):
+            for lane in _LANES:
+                stream = keys.lane(keys.partition(number), lane, group)
+                try:
+                    rows = cast(
+                        "list[list[bytes]]",
+                        await self._commands.command("XINFO", "CONSUMERS", stream, "g"),
+                    )
+                except ResponseError:  # no stream or group: nobody consumes it
+                    continue
+                for row in rows:
+                    fields = dict(zip(row[::2], row[1::2], strict=True))
+                    name = fields[b"name"].decode()
+                    pending[name] = pending.get(name, 0) + int(fields[b"pending"])
+        alive = keys.partition(0)
+        return [
+            Consumer(
+                name=name,
+                pending=count,
+                is_alive=bool(await self._commands.command("EXISTS", keys.alive(alive, name))),
+            )
+            for name, count in pending.items()
+        ]
+
+    async def take_over(self, group: str, dead: str, consumer: str, room: int) -> list[Delivery]:
+        found: list[Delivery] = []
+        for number in range(self._options.partitions):
+            p = keys.partition(number)
+            for lane in _LANES:
+                if len(found) >= room:
+                    return found
+                reply = cast(
+                    "bytes | list[Entry]",
+                    await self._commands.script(
+                        _TAKE_OVER,
+                        [keys.lane(p, lane, group)],
+                        [p, keys.alive(p, dead), dead, consumer, min(room - len(found), 512)],
+                    ),
+                )
+                if isinstance(reply, bytes):  # alive after all
+                    return found
+                found += self._deliveries(reply, lane, group, consumer, number)
+        return found
+
+    async def remove_consumer(self, group: str, dead: str) -> bool:
+        removed = True
+        for number in range(self._options.partitions):
+            p = keys.partition(number)
+            for lane in _LANES:
+                removed &= bool(
+                    await self._commands.script(
+                        _REMOVE, [keys.lane(p, lane, group)], [keys.alive(p, dead), dead]
+                    )
+                )
+        return removed
+
+    async def length(self) -> int:
+        total = 0
+        for number in range(self._options.partitions):
+            for group in await self._groups():
+                for lane in _LANES:
+                    stream = keys.lane(keys.partition(number), lane, group)
+                    total += cast("int", await self._commands.command("XLEN", stream))
+        return total
+
+    async def _groups(self) -> set[str]:
+        entries = cast("list[bytes]", await self._commands.command("HVALS", keys.CATALOGUE))
+        groups = {cast("dict[str, str]", codec.unpack(entry))["group"] for entry in entries}
+        return groups | {"default"}

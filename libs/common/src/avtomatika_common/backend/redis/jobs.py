@@ -1,0 +1,455 @@
+"""Jobs in Redis: created, loaded, committed. One round trip each."""
+
+from collections.abc import Sequence
+from typing import Final, cast
+
+import msgspec
+
+from avtomatika_common import codec, ids
+from avtomatika_common.backend.ports import (
+    ApprovalNotOpen,
+    Created,
+    Delivery,
+    IdempotencyKey,
+    IdempotencyKeyReused,
+    JobIsTerminal,
+    JobNotFound,
+    JobStore,
+    JobView,
+    LostClaim,
+    OpenTask,
+    Progress,
+    StaleJob,
+    Stored,
+    StoreOptions,
+)
+from avtomatika_common.backend.redis import keys
+from avtomatika_common.backend.redis.connection import Argument, Commands
+from avtomatika_common.backend.redis.scripts import script
+from avtomatika_common.backend.shapes import shape_of
+from avtomatika_common.records import pack_fact, pack_notification
+from avtomatika_core.commands import (
+    CancelChild,
+    ClearTimer,
+    CloseBranches,
+    CloseTask,
+    Command,
+    CreateChild,
+    NextAttempt,
+    Notify,
+    OfferTask,
+    RecordFact,
+    ResumeParent,
+    SetTimer,
+    StartBranches,
+    Step,
+)
+from avtomatika_core.events import ApprovalDecided, BranchesDone, CancelRequested, JobCreated
+from avtomatika_core.job import (
+    ApprovalWait,
+    Branch,
+    BranchResult,
+    Job,
+    JobId,
+    JobStatus,
+    Origin,
+    TaskId,
+    TaskWait,
+    WorkerId,
+)
+
+_CREATE: Final = script("create_job")
+_COMMIT: Final = script("commit")
+_CANCEL: Final = script("request_cancel")
+_DECIDE: Final = script("decide_approval")
+_SETTLE: Final = script("settle_branch")
+
+_IDEMPOTENCY_SECONDS: Final = 7 * 86_400
+_MODE_OF: Final = {True: "keep", False: "answer"}
+_unpack_progress: Final = msgspec.msgpack.Decoder(Progress).decode
+
+
+def new_fence(version: int, nonce: str) -> str:
+    return f"{version}:{nonce}"
+
+
+def next_fence(stored: Stored) -> str:
+    """What the commit of `stored` writes. The nonce was drawn when it was read: a repeat is the same."""
+    return new_fence(int(stored.fence.partition(":")[0]) + 1, stored.next_nonce)
+
+
+def milliseconds(seconds: float | None) -> int | str:
+    return "" if seconds is None else int(seconds * 1000)
+
+
+class RedisJobs(JobStore):
+    def __init__(self, commands: Commands, options: StoreOptions) -> None:
+        self._commands = commands
+        self._options = options
+        self._prefixes = [keys.partition(number) for number in range(options.partitions)]
+
+    def _p(self, job_id: str) -> str:
+        return self._prefixes[ids.partition_of(job_id, len(self._prefixes))]
+
+    async def create(self, job: Job, *, idempotency: IdempotencyKey | None = None) -> Created:
+        p = self._p(job.id)
+        fence = new_fence(0, ids.new_nonce())
+        fact = self._created_fact(job, fence)
+        key, fingerprint = "", ""
+        if idempotency is not None:
+            key = keys.idempotency(p, idempotency.client, idempotency.key)
+            fingerprint = idempotency.fingerprint
+        lifetime = max(_IDEMPOTENCY_SECONDS, int(self._options.retention_seconds))
+        answer, job_id = cast(
+            "list[bytes]",
+            await self._commands.script(
+                _CREATE,
+                [keys.job(p, job.id)],
+                [
+                    p, job.id, fence, codec.pack(job.origin), codec.pack(job.head),
+                    job.origin.group, job.origin.client.name or "",
+                    codec.pack(JobCreated(at=job.origin.created_at)),
+                    fact, key, fingerprint, lifetime, codec.pack_data(job.data),
+                ],
+            ),
+        )  # fmt: skip
+        if answer == b"REUSED":
+            raise IdempotencyKeyReused
+        return Created(job_id=JobId(job_id.decode()), is_repeat=answer == b"AGAIN")
+
+    def _created_fact(self, job: Job, fence: str) -> bytes:
+        if not self._options.keep_facts:
+            return b""
+        created = RecordFact(kind="job_created", at=job.origin.created_at, state=job.state)
+        return pack_fact(job, created, fence, 0)
+
+    async def load(self, job_id: JobId) -> Stored | None:
+        packed = cast(
+            "list[bytes | None]",
+            await self._commands.command(
+                "HMGET", keys.job(self._p(job_id), job_id),
+                "fence", "input", "head", "data", "run", "cancel", "claim", "tries",
+            ),
+        )  # fmt: skip
+        fence, origin, head, data, run, cancel, claim, tries = packed
+        if fence is None or origin is None or head is None or data is None:
+            return None
+        job = Job(
+            id=job_id,
+            origin=codec.unpack_origin(origin),
+            head=codec.unpack_head(head),
+            data=codec.unpack_data(data),
+            run=int(run or 0),
+            cancelled=cancel == b"1",
+        )
+        return Stored(
+            job=job,
+            fence=fence.decode(),
+            next_nonce=ids.new_nonce(),
+            packed_data=data,
+            claim=claim.decode() if claim else None,
+            tries=int(tries or 0),
+        )
+
+    async def commit(
+        self,
+        stored: Stored,
+        step: Step,
+        delivery: Delivery,
+        *,
+        packed_data: bytes | None = None,
+        requeue: bool = False,
+    ) -> Stored:
+        job, head = step.job, step.job.head
+        p = self._p(job.id)
+        fence = next_fence(stored)
+        unchanged = job.data is stored.job.data
+        if unchanged:
+            packed_data = stored.packed_data
+        elif packed_data is None:
+            packed_data = codec.pack_data(job.data)
+        runs_on = head.status is JobStatus.RUNNING
+        mode = "requeue" if runs_on and requeue else _MODE_OF[runs_on]
+        arguments: list[Argument] = [
+            p, job.id, stored.fence, fence,
+            keys.lane(p, delivery.lane, delivery.group), delivery.consumer, delivery.entry_id,
+            mode, head.status, job.run, _open_wait(job), codec.pack(head),
+            b"" if unchanged else packed_data,
+        ]  # fmt: skip
+        if mode == "requeue":
+            arguments.append(_CONTINUE)
+        if step.commands:
+            self._add_effects(arguments, job, step.commands, fence)
+        if job.is_terminal:
+            self._add_end(arguments, job)
+        answer = cast(
+            "bytes", await self._commands.script(_COMMIT, [keys.job(p, job.id)], arguments)
+        )
+        if answer == b"LOST":
+            raise LostClaim
+        if answer == b"STALE":
+            raise StaleJob
+        claim = delivery.entry_id if mode == "keep" else None
+        if mode == "requeue":
+            claim = answer.decode()
+        return Stored(
+            job=job,
+            fence=fence,
+            next_nonce=ids.new_nonce(),
+            packed_data=packed_data,
+            claim=claim,
+        )
+
+    def _add_end(self, arguments: list[Argument], job: Job) -> None:
+        if job.status is JobStatus.QUARANTINED:
+            arguments += ("quarantine", int(job.head.updated_at * 1000))
+        arguments += ("finish", int(self._options.retention_seconds))
+
+    def _add_effects(
+        self, arguments: list[Argument], job: Job, commands: Sequence[Command], fence: str
+    ) -> None:
+        for index, command in enumerate(commands):
+            match command:
+                case RecordFact():
+                    if self._options.keep_facts:
+                        arguments += ("fact", pack_fact(job, command, fence, index))
+                case Notify():
+                    packed = pack_notification(job, command, fence, index)
+                    if packed is not None:
+                        arguments += ("notify", packed)
+                case OfferTask():
+                    arguments += ("offer", command.task_id, *_offer(command, job.id))
+                case StartBranches():
+                    arguments += ("fan_out", len(command.branches))
+                    for offer, branch in zip(command.offers, command.branches, strict=True):
+                        arguments += ("branch", offer.task_id, codec.pack(branch))
+                        arguments += ("offer", offer.task_id, *_offer(offer, job.id))
+                case SetTimer():
+                    arguments += ("timer", command.token, int(command.due * 1000))
+                case ClearTimer():
+                    arguments += ("untimer", command.token)
+                case CloseTask():
+                    arguments += ("close", command.task_id)
+                case CloseBranches():
+                    arguments.append("close_branches")
+                case CreateChild():
+                    self._add_child(arguments, command.child, fence)
+                case CancelChild():
+                    event = CancelRequested(at=job.head.updated_at, reason="Parent job ended.")
+                    arguments += ("cancel_child", command.child_id, fence, codec.pack(event))
+                case ResumeParent():
+                    parent = command.parent
+                    arguments += ("parent", parent.job_id, parent.group, codec.pack(command.event))
+
+    def _add_child(self, arguments: list[Argument], child: Job, fence: str) -> None:
+        first = new_fence(0, fence)
+        event = JobCreated(at=child.origin.created_at)
+        arguments += (
+            "child", child.id, first, codec.pack(child.origin), codec.pack(child.head),
+            codec.pack_data(child.data), child.origin.group, codec.pack(event),
+            self._created_fact(child, first),
+        )  # fmt: skip
+
+    async def branch_results(self, job_id: JobId) -> dict[TaskId, BranchResult]:
+        key = f"{keys.job(self._p(job_id), job_id)}:res"
+        flat = cast("list[bytes]", await self._commands.command("HGETALL", key))
+        return _in_order(flat)
+
+    async def branch(self, job_id: JobId, task_id: TaskId) -> Branch | None:
+        key = f"{keys.job(self._p(job_id), job_id)}:br"
+        packed = cast("bytes | None", await self._commands.command("HGET", key, task_id))
+        return None if packed is None else codec.unpack_branch(packed)
+
+    async def origin(self, job_id: JobId) -> Origin | None:
+        key = keys.job(self._p(job_id), job_id)
+        packed = cast("bytes | None", await self._commands.command("HGET", key, "input"))
+        return None if packed is None else codec.unpack_origin(packed)
+
+    async def settle_branch(
+        self,
+        delivery: Delivery,
+        task_id: TaskId,
+        outcome: BranchResult | NextAttempt,
+        *,
+        token: str,
+        fact: bytes | None = None,
+    ) -> None:
+        p = self._p(delivery.job_id)
+        kept = fact if fact is not None and self._options.keep_facts else b""
+        arguments: list[Argument] = [
+            p, delivery.job_id, keys.lane(p, delivery.lane, delivery.group),
+            delivery.consumer, delivery.entry_id, task_id, kept,
+        ]  # fmt: skip
+        match outcome:
+            case BranchResult():
+                at = 0.0 if delivery.event is None else delivery.event.at
+                done = BranchesDone(at=at, token=token)
+                arguments += ("result", codec.pack(outcome), codec.pack(done))
+            case NextAttempt(branch=branch, task_id=next_id, offer=offer) if offer is not None:
+                arguments += ("offer", codec.pack(branch), next_id, *_offer(offer, delivery.job_id))
+            case NextAttempt(branch=branch, task_id=next_id, due=due):
+                assert due is not None
+                arguments += ("retry", codec.pack(branch), next_id, int(due * 1000))
+        answer = await self._commands.script(_SETTLE, [keys.job(p, delivery.job_id)], arguments)
+        if answer == b"LOST":
+            raise LostClaim
+
+    async def view(self, job_id: JobId) -> JobView | None:
+        stored = await self.load(job_id)
+        if stored is None:
+            return None
+        p = self._p(job_id)
+        key = keys.job(p, job_id)
+        results = self._commands.command("HGETALL", f"{key}:res")
+        branches = self._commands.command("HGETALL", f"{key}:br")
+        progress = self._commands.command("LRANGE", f"{key}:prog", 0, -1)
+        wait = stored.job.head.wait
+        task = None
+        if isinstance(wait, TaskWait):
+            task = await self._open_task(p, wait)
+        open_branches = cast("list[bytes]", await branches)
+        numbered = sorted(
+            (codec.unpack_branch(packed).index, TaskId(task_id.decode()))
+            for task_id, packed in zip(open_branches[::2], open_branches[1::2], strict=True)
+        )
+        return JobView(
+            job=stored.job,
+            task=task,
+            branches=[task_id for _, task_id in numbered],
+            results=_in_order(cast("list[bytes]", await results)),
+            progress=[_unpack_progress(entry) for entry in cast("list[bytes]", await progress)],
+        )
+
+    async def _open_task(self, p: str, wait: TaskWait) -> OpenTask:
+        worker, leased_at, result_ms, reason = cast(
+            "list[bytes | None]",
+            await self._commands.command(
+                "HMGET", keys.task(p, wait.task_id), "worker", "leased_at", "result_ms", "reason"
+            ),
+        )
+        picked_up_at = int(leased_at) / 1000 if leased_at else None
+        return OpenTask(
+            task_id=wait.task_id,
+            worker_id=WorkerId(worker.decode()) if worker else None,
+            picked_up_at=picked_up_at,
+            result_deadline=(
+                picked_up_at + int(result_ms) / 1000 if picked_up_at and result_ms else None
+            ),
+            waiting_reason=reason.decode() if reason else None,
+        )
+
+    async def is_wanted(self, job_id: JobId, run: int) -> bool:
+        now, cancel = cast(
+            "list[bytes | None]",
+            await self._commands.command(
+                "HMGET", keys.job(self._p(job_id), job_id), "run", "cancel"
+            ),
+        )
+        return now is not None and int(now) == run and cancel != b"1"
+
+    async def request_cancel(self, job_id: JobId, event: CancelRequested) -> bool:
+        p = self._p(job_id)
+        answer = cast(
+            "list[bytes | int]",
+            await self._commands.script(
+                _CANCEL,
+                [keys.job(p, job_id)],
+                [p, job_id, f"0:{ids.new_id()}", codec.pack(event)],
+            ),
+        )
+        if answer[0] == b"NONE":
+            raise JobNotFound
+        if answer[0] == b"TERMINAL":
+            raise JobIsTerminal(cast("bytes", answer[1]).decode())
+        return answer[1] == 1
+
+    async def decide_approval(self, job_id: JobId, *, token: str, decision: str, at: float) -> None:
+        p = self._p(job_id)
+        event = ApprovalDecided(at=at, token=token, decision=decision)
+        answer = await self._commands.script(
+            _DECIDE, [keys.job(p, job_id)], [p, job_id, token, codec.pack(event)]
+        )
+        if answer == b"NONE":
+            raise JobNotFound
+        if answer == b"CLOSED":
+            raise ApprovalNotOpen
+
+    async def quarantined(self, owner: str | None = None) -> list[JobId]:
+        found: list[tuple[float, JobId]] = []
+        for number in range(self._options.partitions):
+            p = keys.partition(number)
+            flat = cast(
+                "list[bytes]",
+                await self._commands.command("ZREVRANGE", f"{p}quar", 0, -1, "WITHSCORES"),
+            )
+            members = [JobId(member.decode()) for member in flat[::2]]
+            reads = [self._commands.command("HGET", keys.job(p, m), "owner") for m in members]
+            for member, score, read in zip(members, flat[1::2], reads, strict=True):
+                their = cast("bytes | None", await read)
+                if their is None:  # its retention is over
+                    await self._commands.command("ZREM", f"{p}quar", member)
+                elif owner is None or their.decode() == owner:
+                    found.append((-float(score), member))
+        return [job_id for _, job_id in sorted(found)]
+
+    async def forget_quarantined(self, job_id: JobId) -> bool:
+        return bool(await self._commands.command("ZREM", f"{self._p(job_id)}quar", job_id))
+
+    async def count_by_status(self, owner: str | None = None) -> dict[JobStatus, int]:
+        totals = dict.fromkeys(JobStatus, 0)
+        suffix = "" if owner is None else f"|{owner}"
+        fields = [f"{status}{suffix}" for status in JobStatus]
+        for number in range(self._options.partitions):
+            counts = cast(
+                "list[bytes | None]",
+                await self._commands.command("HMGET", f"{keys.partition(number)}count", *fields),
+            )
+            for status, count in zip(JobStatus, counts, strict=True):
+                totals[status] += int(count or 0)
+        return {status: count for status, count in totals.items() if count}
+
+
+_CONTINUE: Final = codec.pack({"event": "continue", "at": 0.0})
+
+
+def _open_wait(job: Job) -> str:
+    """Token of the wait that something outside may end: an approval, or a task with a worker."""
+    match job.head.wait:
+        case ApprovalWait(token=token):
+            return token
+        case TaskWait(task_id=task_id):
+            return task_id
+        case _:
+            return ""
+
+
+def _offer(offer: OfferTask, job_id: JobId) -> tuple[Argument, ...]:
+    """Arguments of the script's `offer` behind the task id."""
+    payload = {
+        "job_id": job_id,
+        "task_id": offer.task_id,
+        "type": offer.type,
+        "params": offer.params,
+        "tracing_context": offer.tracing_context,
+        "params_metadata": offer.params_metadata,
+    }
+    meta = {
+        "type": offer.type,
+        "resource_requirements": offer.resource_requirements,
+        "max_cost": offer.max_cost,
+        "strategy": offer.strategy,
+    }
+    shape = shape_of(offer.type, offer.resource_requirements, offer.max_cost, offer.strategy)
+    return (
+        shape, codec.pack(meta), offer.type, offer.priority, codec.pack(payload),
+        milliseconds(offer.dispatch_deadline), int(offer.result_timeout_seconds * 1000),
+        "1" if offer.is_branch else "",
+    )  # fmt: skip
+
+
+def _in_order(flat: list[bytes]) -> dict[TaskId, BranchResult]:
+    results = [
+        (TaskId(task_id.decode()), codec.unpack_branch_result(packed))
+        for task_id, packed in zip(flat[::2], flat[1::2], strict=True)
+    ]
+    return dict(sorted(results, key=lambda entry: entry[1].index))

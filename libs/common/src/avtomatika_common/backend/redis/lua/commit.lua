@@ -1,0 +1,188 @@
+#!lua flags=allow-oom
+--[[
+  One step of one job with everything it causes, or nothing.
+
+  KEYS  job
+  ARGV  p, job id, fence as read, new fence, inbox stream, consumer, entry,
+        'keep' (the job runs on under this entry) | 'requeue' (under a new one) | 'answer',
+        status, run, wait token of an open approval or '', head, data or '' (unchanged),
+        then the effects, one after another: a name and as many arguments as it takes (see below)
+  Returns  'OK', or the new claim after 'requeue'; 'AGAIN' this very commit is done; 'LOST' the entry
+           is no longer pending for the consumer; 'STALE' the job was changed by somebody else
+]]
+local job, p, job_id, new_fence = KEYS[1], ARGV[1], ARGV[2], ARGV[4]
+local stream, consumer, entry, mode, status = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+
+local stored = redis.call('HMGET', job, 'fence', 'status', 'group', 'owner', 'claim')
+if stored[1] == new_fence then
+  return mode == 'requeue' and stored[5] or 'AGAIN'
+end
+local pending = redis.pcall('XPENDING', stream, 'g', entry, entry, '1')
+if pending.err or #pending == 0 or pending[1][2] ~= consumer then
+  return 'LOST'
+end
+if stored[1] ~= ARGV[3] then
+  return 'STALE'
+end
+
+-- The plain step, running to running with nothing else to write, is done before the functions for
+-- all the rest are even made.
+if mode == 'keep' and not ARGV[14] and stored[2] == status then
+  redis.call('HSET', job, 'fence', new_fence, 'head', ARGV[12], 'run', ARGV[10], 'claim', entry,
+    'tries', '0', 'cancel', '')
+  if ARGV[13] ~= '' then
+    redis.call('HSET', job, 'data', ARGV[13])
+  end
+  return 'OK'
+end
+
+--@include tasks
+--@include claims
+local group, owner = stored[3], stored[4]
+
+local function count(from, to)
+  redis.call('HINCRBY', p .. 'count', from, -1)
+  redis.call('HINCRBY', p .. 'count', to, 1)
+  if owner ~= '' then
+    redis.call('HINCRBY', p .. 'count', from .. '|' .. owner, -1)
+    redis.call('HINCRBY', p .. 'count', to .. '|' .. owner, 1)
+  end
+end
+
+local function mark_cancelled(child, fence, event)
+  local key = p .. 'j:' .. child
+  local c = redis.call('HMGET', key, 'status', 'cancel', 'group')
+  if not c[1] or c[2] == '1' or redis.call('SISMEMBER', p .. 'live', child) == 0 then
+    return
+  end
+  redis.call('HINCRBY', key, 'run', 1)
+  local claim = append_event(p, c[3], child, event)
+  redis.call('HSET', key, 'cancel', '1', 'fence', fence, 'claim', claim)
+end
+
+local claim = entry
+if mode == 'keep' then
+  redis.call('HSET', job, 'fence', new_fence, 'head', ARGV[12], 'status', status, 'run', ARGV[10],
+    'claim', entry, 'tries', '0', 'wait', ARGV[11], 'cancel', '')
+else
+  if mode == 'requeue' then
+    claim = redis.call('XADD', p .. 'in:' .. group, '*', 'j', job_id, 'e', ARGV[14])
+  else
+    claim = ''
+  end
+  redis.call('HSET', job, 'fence', new_fence, 'head', ARGV[12], 'status', status, 'run', ARGV[10],
+    'claim', claim, 'tries', '0', 'wait', ARGV[11], 'cancel', '')
+  answer(stream, entry)
+end
+if ARGV[13] ~= '' then
+  redis.call('HSET', job, 'data', ARGV[13])
+end
+if stored[2] ~= status then
+  count(stored[2], status)
+end
+
+local effects = {
+  -- task id, shape, meta, type, priority, payload, dispatch due (ms) or '', result timeout (ms), branch
+  offer = function(i)
+    offer_task(p, job_id, ARGV[i], {shape = ARGV[i + 1], meta = ARGV[i + 2], type = ARGV[i + 3],
+      priority = ARGV[i + 4], payload = ARGV[i + 5], dispatch_due = ARGV[i + 6],
+      result_ms = ARGV[i + 7], branch = ARGV[i + 8]})
+    return i + 9
+  end,
+  -- how many open branches: forget an earlier fan-out
+  fan_out = function(i)
+    redis.call('UNLINK', job .. ':br', job .. ':res')
+    redis.call('HSET', job, 'open', ARGV[i])
+    return i + 1
+  end,
+  -- task id, branch
+  branch = function(i)
+    redis.call('HSET', job .. ':br', ARGV[i], ARGV[i + 1])
+    return i + 2
+  end,
+  -- token, due (ms)
+  timer = function(i)
+    set_timer(p, 'w', job_id, ARGV[i], ARGV[i + 1])
+    return i + 2
+  end,
+  untimer = function(i)
+    clear_timer(p, 'w', job_id, ARGV[i])
+    return i + 1
+  end,
+  -- task id
+  close = function(i)
+    local t = read_task(p, ARGV[i])
+    if t then
+      close_task(p, ARGV[i], t, 'closed|', true)
+    end
+    return i + 1
+  end,
+  close_branches = function(i)
+    for _, task_id in ipairs(redis.call('HKEYS', job .. ':br')) do
+      local t = read_task(p, task_id)
+      if t then
+        close_task(p, task_id, t, 'closed|', true)
+      end
+      clear_timer(p, 'b', job_id, task_id)
+    end
+    redis.call('UNLINK', job .. ':br')
+    return i
+  end,
+  -- child's id, fence, origin, head, data, group, event, fact or ''
+  child = function(i)
+    local key = p .. 'j:' .. ARGV[i]
+    local new_claim = redis.call('XADD', p .. 'new:' .. ARGV[i + 5], '*', 'j', ARGV[i], 'e', ARGV[i + 6])
+    redis.call('HSET', key, 'fence', ARGV[i + 1], 'input', ARGV[i + 2], 'head', ARGV[i + 3],
+      'data', ARGV[i + 4], 'run', '0', 'tries', '0', 'claim', new_claim, 'wait', '', 'cancel', '',
+      'status', 'pending', 'group', ARGV[i + 5], 'owner', owner)
+    redis.call('SADD', p .. 'live', ARGV[i])
+    redis.call('HINCRBY', p .. 'count', 'pending', 1)
+    if owner ~= '' then
+      redis.call('HINCRBY', p .. 'count', 'pending|' .. owner, 1)
+    end
+    if ARGV[i + 7] ~= '' then
+      redis.call('XADD', p .. 'facts', '*', 'd', ARGV[i + 7])
+    end
+    return i + 8
+  end,
+  -- child's id, fence, event
+  cancel_child = function(i)
+    mark_cancelled(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+    return i + 3
+  end,
+  -- parent's id, group, event
+  parent = function(i)
+    if redis.call('EXISTS', p .. 'j:' .. ARGV[i]) == 1 then
+      append_event(p, ARGV[i + 1], ARGV[i], ARGV[i + 2])
+    end
+    return i + 3
+  end,
+  fact = function(i)
+    redis.call('XADD', p .. 'facts', '*', 'd', ARGV[i])
+    return i + 1
+  end,
+  notify = function(i)
+    redis.call('XADD', p .. 'notify', '*', 'd', ARGV[i])
+    return i + 1
+  end,
+  -- time (ms): onto the quarantine list
+  quarantine = function(i)
+    redis.call('ZADD', p .. 'quar', ARGV[i], job_id)
+    return i + 1
+  end,
+  -- retention (s), 0: for ever
+  finish = function(i)
+    redis.call('SREM', p .. 'live', job_id)
+    if ARGV[i] ~= '0' then
+      for _, suffix in ipairs({'', ':br', ':res', ':prog', ':done'}) do
+        redis.call('EXPIRE', job .. suffix, ARGV[i])
+      end
+    end
+    return i + 1
+  end,
+}
+local i = mode == 'requeue' and 15 or 14
+while ARGV[i] do
+  i = effects[ARGV[i]](i + 1)
+end
+return mode == 'requeue' and claim or 'OK'

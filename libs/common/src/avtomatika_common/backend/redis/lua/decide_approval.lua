@@ -1,0 +1,20 @@
+#!lua flags=allow-oom
+--@include tasks
+--[[
+  The first decision on an open approval.
+
+  KEYS  job
+  ARGV  p, job id, token of the wait, event
+  Returns  'OK'; 'NONE' no such job; 'CLOSED' the job does not wait for this approval (any more)
+]]
+local stored = redis.call('HMGET', KEYS[1], 'wait', 'group')
+if not stored[1] then
+  return 'NONE'
+end
+if stored[1] ~= ARGV[3] or stored[1] == '' then
+  return 'CLOSED'
+end
+redis.call('HSET', KEYS[1], 'wait', '')
+clear_timer(ARGV[1], 'w', ARGV[2], ARGV[3])
+append_event(ARGV[1], stored[2], ARGV[2], ARGV[4])
+return 'OK'

@@ -1,0 +1,90 @@
+#!lua flags=allow-oom
+--@include tasks
+--[[
+  Turn due timers into what they are for. Only for the holder of the lease.
+
+  KEYS  tm
+  ARGV  p, lease key, its value for this holder, at most so many
+  Returns  how many fired, -1 the lease is lost
+]]
+local p = ARGV[1]
+if redis.call('GET', ARGV[2]) ~= ARGV[3] then
+  return -1
+end
+local now = now_ms()
+
+local function time_out(task_id, timeout)
+  local t = read_task(p, task_id)
+  if not t then
+    return
+  end
+  local group = redis.call('HGET', p .. 'j:' .. t.job, 'group')
+  local event = {event = 'task_timed_out', at = now / 1000, task_id = task_id, fresh_id = '',
+    timeout = timeout}
+  if t.worker then
+    event.worker_id = t.worker
+  end
+  local reason = redis.call('HGET', p .. 't:' .. task_id, 'reason')
+  if reason then
+    event.waiting_reason = reason
+  end
+  close_task(p, task_id, t, 'deadline|', true)
+  if group then
+    append_event(p, group, t.job, cmsgpack.pack(event), t.branch, t.leased_at)
+  end
+end
+
+local fire = {
+  w = function(job_id, token)
+    local job = p .. 'j:' .. job_id
+    local stored = redis.call('HMGET', job, 'group', 'wait')
+    if stored[1] then
+      if stored[2] == token then
+        redis.call('HSET', job, 'wait', '')
+      end
+      append_event(p, stored[1], job_id,
+        cmsgpack.pack({event = 'timer_fired', at = now / 1000, token = token, fresh_id = ''}))
+    end
+  end,
+  b = function(job_id, token)
+    local group = redis.call('HGET', p .. 'j:' .. job_id, 'group')
+    if group then
+      append_event(p, group, job_id,
+        cmsgpack.pack({event = 'timer_fired', at = now / 1000, token = token, fresh_id = ''}), '1')
+    end
+  end,
+  e = function(job_id, token)
+    local packed = redis.call('HGET', p .. 'deferred', token)
+    if packed then
+      redis.call('HDEL', p .. 'deferred', token)
+      local entry = cmsgpack.unpack(packed)
+      local moved = redis.call('XADD', entry[1], '*', unpack(entry, 2))
+      if redis.call('HGET', p .. 'j:' .. job_id, 'claim') == token then
+        redis.call('HSET', p .. 'j:' .. job_id, 'claim', moved)
+      end
+    end
+  end,
+  d = function(_, task_id)
+    time_out(task_id, 'dispatch')
+  end,
+  r = function(_, task_id)
+    time_out(task_id, 'result')
+  end,
+  c = function(_, task_id)
+    local t = read_task(p, task_id)
+    if t and t.state == 'leased' then
+      redis.call('HDEL', p .. 'held:' .. t.worker, task_id)
+      redis.call('XADD', p .. 'out', '*', 'k', 'end_hold', 'w', t.worker, 't', task_id,
+        'o', t.offer)
+      return_to_board(p, task_id, t)
+    end
+  end,
+}
+
+local due = redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE', 'LIMIT', '0', ARGV[4])
+for _, member in ipairs(due) do
+  redis.call('ZREM', KEYS[1], member)
+  local kind, job_id, token = string.match(member, '^(%a)/([^/]*)/(.*)$')
+  fire[kind](job_id, token)
+end
+return #due

@@ -1,0 +1,36 @@
+#!lua flags=allow-oom
+--@include tasks
+--[[
+  Set the cancel mark: the running handler's outcome is refused from now on, no task is handed out.
+
+  KEYS  job
+  ARGV  p, job id, new fence, event
+  Returns  {'NONE'} no such job; {'TERMINAL', status}; {'OK', 1 a task is with a worker, else 0}
+]]
+local job, p = KEYS[1], ARGV[1]
+local stored = redis.call('HMGET', job, 'status', 'cancel', 'group', 'wait')
+if not stored[1] then
+  return {'NONE'}
+end
+if redis.call('SISMEMBER', p .. 'live', ARGV[2]) == 0 then
+  return {'TERMINAL', stored[1]}
+end
+local held = 0
+if stored[1] == 'waiting_for_worker' or stored[1] == 'waiting_for_parallel_tasks' then
+  local open = redis.call('HKEYS', job .. ':br')
+  if stored[4] ~= '' then
+    open[#open + 1] = stored[4]
+  end
+  for n = 1, math.min(#open, 512) do
+    if redis.call('HGET', p .. 't:' .. open[n], 'state') == 'leased' then
+      held = 1
+      break
+    end
+  end
+end
+if stored[2] ~= '1' then
+  redis.call('HINCRBY', job, 'run', 1)
+  local claim = append_event(p, stored[3], ARGV[2], ARGV[4])
+  redis.call('HSET', job, 'cancel', '1', 'fence', ARGV[3], 'claim', claim)
+end
+return {'OK', held}

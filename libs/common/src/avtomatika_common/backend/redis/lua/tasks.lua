@@ -1,0 +1,121 @@
+--[[
+  Shared by the scripts that move tasks. Included where a script says `--@include tasks`.
+
+  Layout of one partition (`p` is its key prefix):
+    j:<job>         hash   input, data, head; fence run claim tries wait cancel status group owner open
+    j:<job>:br      hash   open branches: current task id -> Branch
+    j:<job>:res     hash   task id -> BranchResult of the last fan-out
+    j:<job>:prog    list   last 100 progress entries
+    j:<job>:done    hash   closed tasks: id -> `result|<worker>`, `deadline|`, `lost|` or `closed|`
+    t:<task>        hash   job state(board|leased) shape member prio offer payload meta branch
+                           result_ms dispatch_due reason worker inc leased_at checkpoint
+    board:<shape>   zset   score -priority, member `<16 digits>:<task>` (first in, first out)
+    shapes          hash   non-empty shapes -> msgpack {type, resource_requirements, max_cost, strategy}
+    seq             int    numbers the members
+    held:<worker>   hash   task -> `<incarnation>:<job>`: tasks leased in this partition
+    tm              zset   due (ms) -> `<kind>/<job>/<token>`; kinds: w wait, b branch retry, e deferred
+                           entry, d dispatch deadline, c delivery confirmation, r result deadline
+    out             stream what takes effect in the workers' slot: k=end_hold|stop|keep_hold, w=worker,
+                           t=task, o=number of the offer it is about
+    gone:<worker>   string incarnations up to this one were given up; for 60 s
+    hint            stream wake-ups: k=task|timer, v=task type or due time
+]]
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local function hint(p, kind, value)
+  redis.call('XADD', p .. 'hint', 'MAXLEN', '~', '1000', '*', 'k', kind, 'v', value)
+end
+
+-- A timer; watchers are woken only when it is the first to come.
+local function set_timer(p, kind, job_id, token, due)
+  local member = kind .. '/' .. job_id .. '/' .. token
+  redis.call('ZADD', p .. 'tm', due, member)
+  local head = redis.call('ZRANGE', p .. 'tm', '0', '0')
+  if head[1] == member then
+    hint(p, 'timer', due)
+  end
+end
+
+local function clear_timer(p, kind, job_id, token)
+  redis.call('ZREM', p .. 'tm', kind .. '/' .. job_id .. '/' .. token)
+end
+
+-- A new task, on the board, at the end of its priority.
+local function offer_task(p, job_id, task_id, o)
+  local seq = redis.call('INCR', p .. 'seq')
+  local member = string.format('%016d', seq) .. ':' .. task_id
+  redis.call('HSET', p .. 't:' .. task_id, 'job', job_id, 'state', 'board', 'shape', o.shape,
+    'member', member, 'prio', o.priority, 'offer', '1', 'payload', o.payload, 'meta', o.meta,
+    'branch', o.branch, 'result_ms', o.result_ms, 'dispatch_due', o.dispatch_due)
+  redis.call('ZADD', p .. 'board:' .. o.shape, -tonumber(o.priority), member)
+  redis.call('HSET', p .. 'shapes', o.shape, o.meta)
+  if o.dispatch_due ~= '' then
+    set_timer(p, 'd', job_id, task_id, o.dispatch_due)
+  end
+  hint(p, 'task', o.type)
+end
+
+local function leave_board(p, shape, member)
+  redis.call('ZREM', p .. 'board:' .. shape, member)
+  if redis.call('EXISTS', p .. 'board:' .. shape) == 0 then
+    redis.call('HDEL', p .. 'shapes', shape)
+  end
+end
+
+-- Back to the place it had, as the next offer. `t` = {job, shape, member, prio, meta, dispatch_due}.
+local function return_to_board(p, task_id, t)
+  redis.call('HINCRBY', p .. 't:' .. task_id, 'offer', '1')
+  redis.call('HSET', p .. 't:' .. task_id, 'state', 'board')
+  redis.call('HDEL', p .. 't:' .. task_id, 'worker', 'inc', 'leased_at')
+  redis.call('ZADD', p .. 'board:' .. t.shape, -tonumber(t.prio), t.member)
+  redis.call('HSET', p .. 'shapes', t.shape, t.meta)
+  if t.dispatch_due ~= '' then
+    set_timer(p, 'd', t.job, task_id, t.dispatch_due)
+  end
+  hint(p, 'task', cmsgpack.unpack(t.meta)['type'])
+end
+
+local function read_task(p, task_id)
+  local v = redis.call('HMGET', p .. 't:' .. task_id, 'job', 'state', 'shape', 'member', 'prio',
+    'offer', 'meta', 'branch', 'result_ms', 'dispatch_due', 'worker', 'inc', 'leased_at', 'payload')
+  if not v[1] then
+    return nil
+  end
+  return {job = v[1], state = v[2], shape = v[3], member = v[4], prio = v[5], offer = v[6],
+    meta = v[7], branch = v[8], result_ms = v[9], dispatch_due = v[10], worker = v[11], inc = v[12],
+    leased_at = v[13], payload = v[14]}
+end
+
+-- The task's gate closes, once and for good: off the board or out of its holder's hands, no timer left.
+-- `why` goes to the job's list of closed tasks; `stop`: its holder is told to stop it.
+local function close_task(p, task_id, t, why, stop)
+  if t.state == 'board' then
+    leave_board(p, t.shape, t.member)
+  else
+    redis.call('HDEL', p .. 'held:' .. t.worker, task_id)
+    clear_timer(p, 'c', t.job, task_id)
+    clear_timer(p, 'r', t.job, task_id)
+    redis.call('XADD', p .. 'out', '*', 'k', stop and 'stop' or 'end_hold', 'w', t.worker, 't', task_id,
+      'o', t.offer)
+  end
+  clear_timer(p, 'd', t.job, task_id)
+  redis.call('HSET', p .. 'j:' .. t.job .. ':done', task_id, why)
+  redis.call('DEL', p .. 't:' .. task_id)
+end
+
+-- An event for a job, in the lane of started jobs. `leased_at` (ms): of the task it is about.
+local function append_event(p, group, job_id, event, branch, leased_at)
+  local entry = {p .. 'in:' .. group, '*', 'j', job_id, 'e', event}
+  if branch == '1' then
+    entry[#entry + 1] = 'b'
+    entry[#entry + 1] = '1'
+  end
+  if leased_at then
+    entry[#entry + 1] = 'l'
+    entry[#entry + 1] = leased_at
+  end
+  return redis.call('XADD', unpack(entry))
+end

@@ -1,0 +1,62 @@
+"""Bytes: job documents and stream payloads are msgpack, HTTP bodies are JSON, and only here.
+
+User data is JSON on every backend: string keys, and tuples come back as lists.
+"""
+
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from avtomatika_core.events import InboxEvent
+from avtomatika_core.job import Branch, BranchResult, Head, JobData, Origin
+
+_encoder: Final = msgspec.msgpack.Encoder()
+pack: Final = _encoder.encode
+"""Any of our values, or user data that passed `is_json`, as msgpack."""
+
+unpack: Final = msgspec.msgpack.Decoder().decode
+unpack_head: Final = msgspec.msgpack.Decoder(Head).decode
+unpack_origin: Final = msgspec.msgpack.Decoder(Origin).decode
+unpack_data: Final = msgspec.msgpack.Decoder(JobData).decode
+unpack_branch: Final = msgspec.msgpack.Decoder(Branch).decode
+unpack_branch_result: Final = msgspec.msgpack.Decoder(BranchResult).decode
+unpack_event: Final = msgspec.msgpack.Decoder(InboxEvent).decode
+
+EMPTY_DATA: Final = pack(JobData())
+
+_JSON_OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+
+
+class NotJson(TypeError):
+    """The data holds something JSON cannot carry."""
+
+
+def check_json(value: object) -> None:
+    """Raises NotJson for what msgpack carries and JSON does not: bytes, sets, dates, numeric keys."""
+    try:
+        orjson.dumps(value, option=_JSON_OPTIONS)
+    except TypeError as error:
+        raise NotJson(str(error)) from error
+
+
+def pack_data(data: JobData) -> bytes:
+    """`data` as it is stored. Raises NotJson."""
+    check_json((data.state_history, data.initial_data, data.data_metadata))
+    try:
+        return pack(data)
+    except (TypeError, OverflowError, RecursionError, UnicodeEncodeError) as error:
+        raise NotJson(str(error)) from error
+
+
+def json_bytes(value: Any) -> bytes:
+    """`value` as a JSON body."""
+    return orjson.dumps(value, default=msgspec.to_builtins)
+
+
+parse_json: Final = orjson.loads
+
+
+def as_json(value: Any) -> Any:
+    """`value` as plain JSON values: what a client would read."""
+    return parse_json(json_bytes(value))

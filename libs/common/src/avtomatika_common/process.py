@@ -1,0 +1,74 @@
+"""How services become a process: settings, logs, signals, one clear line when it cannot start."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from avtomatika_common.config import Config
+from avtomatika_common.lifecycle import Service, StartupError, running
+from avtomatika_common.logs import configure_logging, get_logger
+
+try:
+    import uvloop
+except ImportError:  # it does not exist for every platform
+    make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+else:
+    make_loop = uvloop.new_event_loop
+
+OpenServices = Callable[[Config], AbstractAsyncContextManager[Sequence[Service]]]
+
+log = get_logger()
+
+
+def run_process(open_services: OpenServices, config: Config | None = None) -> int:
+    """Run services until SIGTERM or SIGINT, then drain them; returns the exit code.
+
+    `open_services(config)` is entered before they start and left after they are drained: it opens
+    and closes what they share. A second signal cuts the drain short (exit code 1). A StartupError,
+    from wherever, is one line on stderr and exit code 1; any other error is raised.
+    """
+    try:
+        config = config or Config()
+        configure_logging(config)
+        with asyncio.Runner(loop_factory=make_loop) as runner:
+            return runner.run(_serve(open_services, config))
+    except StartupError as reason:
+        sys.stderr.write(f"avtomatika: {reason}\n")
+        return 1
+
+
+async def _serve(open_services: OpenServices, config: Config) -> int:
+    stop = asyncio.Event()
+    this_task = asyncio.current_task()
+    assert this_task is not None
+    signals = 0
+    serving = False
+
+    def on_signal() -> None:
+        nonlocal signals
+        signals += 1
+        if serving and not stop.is_set():
+            stop.set()
+        else:  # before there is anything to drain, or for the second time
+            this_task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        async with open_services(config) as services, running(*services):
+            serving = True
+            names = [service.name for service in services]
+            log.info("serving", services=names, instance_id=config.INSTANCE_ID)
+            await stop.wait()
+            log.info("draining", services=names)
+    except asyncio.CancelledError:
+        if not signals:
+            raise
+    if signals > 1:
+        log.warning("stopped before all work was drained")
+        return 1
+    log.info("stopped")
+    return 0

@@ -1,0 +1,10 @@
+"""The SDK for workers: register functions as tasks, and run them for an orchestrator."""
+
+from importlib.metadata import version
+
+from avtomatika_worker.logs import setup_logging
+from avtomatika_worker.worker import Worker
+
+__version__ = version("avtomatika")
+
+__all__ = ["Worker", "__version__", "setup_logging"]

@@ -1,0 +1,64 @@
+"""`worker run --app module:attribute`, also as `python -m avtomatika_worker`."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from avtomatika_worker.config import InvalidSetting
+from avtomatika_worker.worker import Worker
+
+
+class NoSuchWorker(Exception):
+    """What `--app` names cannot be run; the text says why."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the worker that the command line names; the exit code of the process."""
+    parser = argparse.ArgumentParser(prog="worker", description="Avtomatika worker.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run a worker until SIGINT or SIGTERM")
+    run.add_argument("--app", required=True, metavar="MODULE:ATTRIBUTE", help="the Worker to run")
+    app: str = parser.parse_args(arguments).app
+    try:
+        worker = load(app)
+    except NoSuchWorker as error:
+        return _refuse(error)
+    try:
+        worker.config.validate()
+    except ValueError as error:
+        return _refuse(error)
+    worker.run()
+    return 0
+
+
+def load(app: str) -> Worker:
+    """Import `module:attribute`, the current directory included. Raises `NoSuchWorker`."""
+    module_name, separator, attribute = app.partition(":")
+    if not (module_name and separator and attribute):
+        raise NoSuchWorker(f"--app must be module:attribute, not '{app}'.")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.partition(".")[0] and error.name != module_name:
+            raise  # a module of the user's misses something: the traceback says what and where
+        raise NoSuchWorker(f"There is no module '{module_name}'.") from error
+    except InvalidSetting as error:
+        raise NoSuchWorker(str(error)) from error
+    worker = getattr(module, attribute, None)
+    if not isinstance(worker, Worker):
+        raise NoSuchWorker(f"'{attribute}' in module '{module_name}' is not a Worker.")
+    return worker
+
+
+def _refuse(error: Exception) -> int:
+    print(f"worker: {error}", file=sys.stderr)  # noqa: T201 - a line for whoever typed it
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""A worker process over real HTTP, from the command line to SIGTERM."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import textwrap
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+APP = """
+    import asyncio
+    from avtomatika_worker import Worker
+
+    worker = Worker(worker_type="cpu")
+
+    @worker.task("double")
+    async def double(params, job_id):
+        return {"doubled": params["n"] * 2, "job": job_id}
+
+    @worker.task("fail")
+    def fail():
+        raise ValueError("out of luck")
+
+    @worker.task("slow")
+    async def slow():
+        await asyncio.sleep(1)
+        return {"slow": True}
+"""
+
+
+@dataclass
+class Orchestrator:
+    """A small one: forgets its workers when told to, and refuses each result once."""
+
+    tasks: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue[dict[str, Any]])
+    registrations: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    heartbeats: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    results: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    refused: set[str] = field(default_factory=set[str])
+    polls: int = 0
+    known: bool = False
+    url: str = ""
+
+    async def register(self, request: web.Request) -> web.Response:
+        self.registrations.append(await request.json())
+        self.known = True
+        return web.json_response({"status": "registered", "version": "1.0b2"})
+
+    async def heartbeat(self, request: web.Request) -> web.Response:
+        if not self.known:
+            return web.json_response({"error": "Worker not found"}, status=404)
+        self.heartbeats.append(await request.json())
+        return web.json_response(self.heartbeats[-1])
+
+    async def poll(self, _: web.Request) -> web.Response:
+        self.polls += 1
+        try:
+            async with asyncio.timeout(0.1):
+                return web.json_response(await self.tasks.get())
+        except TimeoutError:
+            return web.Response(status=204)
+
+    async def result(self, request: web.Request) -> web.Response:
+        result = await request.json()
+        if result["task_id"] not in self.refused:
+            self.refused.add(result["task_id"])
+            return web.Response(status=503)
+        self.results.append(result)
+        return web.json_response({"status": "ok"})
+
+
+def a_task(task_id: str, name: str) -> dict[str, Any]:
+    return {
+        "job_id": "j-1",
+        "task_id": task_id,
+        "type": name,
+        "params": {"n": 21},
+        "tracing_context": {},
+        "params_metadata": None,
+    }
+
+
+@pytest.fixture
+async def orchestrator() -> AsyncGenerator[Orchestrator]:
+    one = Orchestrator()
+    app = web.Application()
+    app.add_routes(
+        [
+            web.post("/_worker/workers/register", one.register),
+            web.patch("/_worker/workers/w", one.heartbeat),
+            web.get("/_worker/workers/w/tasks/next", one.poll),
+            web.post("/_worker/tasks/result", one.result),
+        ]
+    )
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "localhost", 0).start()
+    one.url = f"http://localhost:{runner.addresses[0][1]}"
+    try:
+        yield one
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "my_app.py").write_text(textwrap.dedent(APP))
+    return tmp_path
+
+
+@asynccontextmanager
+async def worker_process(
+    folder: Path, orchestrator: Orchestrator
+) -> AsyncGenerator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "avtomatika_worker", "run", "--app", "my_app:worker"),
+        cwd=folder,
+        stderr=PIPE,
+        env={
+            "WORKER_ID": "w",
+            "WORKER_TOKEN": "secret",
+            "ORCHESTRATOR_URL": orchestrator.url,
+            "HEARTBEAT_INTERVAL": "0.05",
+            "RESULT_RETRY_INITIAL_DELAY": "0.01",
+            "LOG_FORMAT": "json",
+        },
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.integration
+async def test_a_process_works_is_forgotten_and_drains(
+    folder: Path, orchestrator: Orchestrator
+) -> None:
+    async with worker_process(folder, orchestrator) as process:
+        orchestrator.tasks.put_nowait(a_task("t-1", "double"))
+        orchestrator.tasks.put_nowait(a_task("t-2", "fail"))
+        await until(lambda: len(orchestrator.results) == 2)
+        orchestrator.known = False
+        await until(lambda: len(orchestrator.registrations) == 2)
+        orchestrator.tasks.put_nowait(a_task("t-3", "slow"))
+        await until(
+            lambda: any(beat["current_tasks"] == ["t-3"] for beat in orchestrator.heartbeats)
+        )
+        process.send_signal(signal.SIGTERM)
+        _, log = await asyncio.wait_for(process.communicate(), 20)
+
+    assert process.returncode == 0, log.decode()
+    first = {result["task_id"]: result for result in orchestrator.results}
+    assert first["t-1"]["data"] == {"doubled": 42, "job": "j-1"}
+    assert first["t-2"]["error"] == {
+        "code": "TRANSIENT_ERROR",
+        "message": "out of luck",
+        "details": None,
+    }
+    assert first["t-3"]["data"] == {"slow": True}
+    assert orchestrator.heartbeats[-1]["status"] == "draining"
+    assert orchestrator.registrations[0]["supported_tasks"] == ["double", "fail", "slow"]
+    assert b'"event":"stopped"' in log
+    assert b"secret" not in log
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("app", "environment", "text"),
+    [
+        ("my_app", {}, "worker: --app must be module:attribute, not 'my_app'.\n"),
+        ("no_such_app:worker", {}, "worker: There is no module 'no_such_app'.\n"),
+        ("my_app:double", {}, "worker: 'double' in module 'my_app' is not a Worker.\n"),
+        (
+            "my_app:worker",
+            {"CPU_CORES": "x"},
+            "worker: CPU_CORES must be a whole number: invalid literal for int() with base 10: 'x'.\n",
+        ),
+        (
+            "my_app:worker",
+            {"WORKER_ID": "a b"},
+            "worker: Invalid WORKER_ID: 'a b'. Must be alphanumeric, underscores, or hyphens only.\n",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_one_line(
+    folder: Path, app: str, environment: dict[str, str], text: str
+) -> None:
+    run = subprocess.run(
+        [str(Path(sys.executable).with_name("worker")), "run", "--app", app],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+    assert (run.returncode, run.stderr) == (2, text)

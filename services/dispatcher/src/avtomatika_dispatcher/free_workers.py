@@ -1,0 +1,194 @@
+"""The dispatcher's view of the live workers: for every demand, the best one that is free now.
+
+Looking for a worker costs the same with a hundred as with ten thousand: each demand in use has a
+heap of its own, and a worker that changed is put on the heaps of its task types anew.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from avtomatika_common.backend.ports import Worker
+from avtomatika_core.job import WorkerId
+from avtomatika_core.routing import (
+    NEVER,
+    Candidate,
+    Demand,
+    Unfit,
+    WorkerProfile,
+    preference,
+    profile_of,
+    unfitness,
+    waiting_reason,
+)
+
+
+class _Known(msgspec.Struct, kw_only=True):
+    """A live worker; counts what was matched since it was read."""
+
+    document: Mapping[str, Any]
+    profile: WorkerProfile
+    open_polls: int
+    held: int
+    turns: dict[str, float]
+    version: int = 0
+
+    @property
+    def is_free(self) -> bool:
+        limit = self.profile.max_concurrent_tasks
+        return self.open_polls > 0 and (limit is None or self.held < limit)
+
+
+class _Queue:
+    """The workers that fit one demand."""
+
+    def __init__(self, demand: Demand) -> None:
+        self.demand = demand
+        self.verdicts: dict[WorkerId, Unfit | None] = {}
+        self.count: Counter[Unfit | None] = Counter()
+        self.heap: list[tuple[tuple[float, ...], int, WorkerId]] = []
+        self.is_used = True
+
+
+class FreeWorkers:
+    """`draw` gives a random number for ties; `soft_limit` is the one of strategy `overflow`."""
+
+    def __init__(self, soft_limit: int, draw: Callable[[], float]) -> None:
+        self._soft_limit = soft_limit
+        self._draw = draw
+        self._known: dict[WorkerId, _Known] = {}
+        self._by_type: dict[str, set[WorkerId]] = {}
+        self._queues: dict[str, dict[Demand, _Queue]] = {}
+        self._version = 0
+        self._age = 0.0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def replace_all(self, workers: Iterable[Worker]) -> None:
+        """These and no others are alive. Forgets the heaps that nobody asked for since last time."""
+        gone = set(self._known)
+        for worker in workers:
+            gone.discard(worker.worker_id)
+            self.replace(worker)
+        for worker_id in gone:
+            self.remove(worker_id)
+        for task_type, queues in list(self._queues.items()):
+            for queue in [queue for queue in queues.values() if not queue.is_used]:
+                del queues[queue.demand]
+            for queue in queues.values():
+                queue.is_used = False
+            if not queues:
+                del self._queues[task_type]
+
+    def replace(self, worker: Worker) -> None:
+        """Take over what the store says of a worker."""
+        before = self._known.get(worker.worker_id)
+        if before is not None and before.document == worker.document:
+            profile = before.profile
+        else:
+            profile = profile_of(worker.worker_id, worker.document)
+            self._move(
+                worker.worker_id,
+                before.profile.supported_tasks if before else frozenset(),
+                profile.supported_tasks,
+            )
+        known = self._known[worker.worker_id] = _Known(
+            document=worker.document,
+            profile=profile,
+            open_polls=worker.open_polls,
+            held=worker.held,
+            turns=dict(worker.turns),
+        )
+        self._requeue(known)
+
+    def remove(self, worker_id: WorkerId) -> None:
+        if (known := self._known.pop(worker_id, None)) is not None:
+            self._move(worker_id, known.profile.supported_tasks, frozenset())
+
+    def take(self, worker_id: WorkerId, task_type: str, now: float) -> None:
+        """It was matched with a task."""
+        known = self._known[worker_id]
+        known.open_polls -= 1
+        known.held += 1
+        known.turns[task_type] = now
+        self._requeue(known)
+
+    def hold_back(self, worker_id: WorkerId) -> None:
+        """Ask it no more until it is read again: the store refused what looked possible."""
+        if (known := self._known.get(worker_id)) is not None:
+            known.open_polls = 0
+            self._requeue(known)
+
+    def best_for(self, demand: Demand) -> WorkerId | None:
+        """The free worker the demand's strategy prefers."""
+        queue = self._queue(demand)
+        while queue.heap:
+            _, version, worker_id = queue.heap[0]
+            if self._is_current(worker_id, version):
+                return worker_id
+            heapq.heappop(queue.heap)
+        return None
+
+    def reason(self, demand: Demand) -> str:
+        """Why a task with this demand waits when `best_for` it is nobody."""
+        count = self._queue(demand).count
+        return waiting_reason(demand, [verdict for verdict, n in count.items() if n])
+
+    def _is_current(self, worker_id: WorkerId, version: int) -> bool:
+        known = self._known.get(worker_id)
+        return known is not None and known.version == version and known.is_free
+
+    def _move(self, worker_id: WorkerId, before: frozenset[str], now: frozenset[str]) -> None:
+        """It did tasks of the types `before` and does those of `now`."""
+        for task_type in now - before:
+            self._by_type.setdefault(task_type, set()).add(worker_id)
+        for task_type in before - now:
+            self._by_type[task_type].discard(worker_id)
+            if not self._by_type[task_type]:
+                del self._by_type[task_type]
+            for queue in self._queues.get(task_type, {}).values():
+                queue.count[queue.verdicts.pop(worker_id)] -= 1
+
+    def _queue(self, demand: Demand) -> _Queue:
+        queues = self._queues.setdefault(demand.type, {})
+        queue = queues.get(demand)
+        if queue is None:
+            queue = queues[demand] = _Queue(demand)
+            for worker_id in self._by_type.get(demand.type, ()):
+                self._enter(queue, self._known[worker_id])
+        queue.is_used = True
+        return queue
+
+    def _requeue(self, known: _Known) -> None:
+        """Put a worker that changed where it now belongs; its earlier places count no more."""
+        self._version += 1
+        self._age += 1 / len(self._known)
+        known.version = self._version
+        for task_type in known.profile.supported_tasks & self._queues.keys():
+            for queue in self._queues[task_type].values():
+                self._enter(queue, known)
+
+    def _enter(self, queue: _Queue, known: _Known) -> None:
+        worker_id = known.profile.worker_id
+        verdict = unfitness(queue.demand, known.profile)
+        if worker_id in queue.verdicts:
+            queue.count[queue.verdicts[worker_id]] -= 1
+        queue.verdicts[worker_id] = verdict
+        queue.count[verdict] += 1
+        if verdict is not None or not known.is_free:
+            return
+        candidate = Candidate(
+            profile=known.profile,
+            held=known.held,
+            last_turn=known.turns.get(queue.demand.type, NEVER),
+            draw=self._age + self._draw(),  # so that nobody is unlucky for ever
+        )
+        place = preference(queue.demand, candidate, self._soft_limit)
+        heapq.heappush(queue.heap, (place, known.version, worker_id))
+        if len(queue.heap) > 2 * len(queue.verdicts) + 64:  # mostly places that count no more
+            queue.heap = [entry for entry in queue.heap if self._is_current(entry[2], entry[1])]
+            heapq.heapify(queue.heap)

@@ -1,0 +1,72 @@
+"""JSON bodies at the HTTP door: read once into a typed value, written once."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from aiohttp import web
+
+import rxon
+from avtomatika_common import codec
+from avtomatika_common.backend.ports import JobNotFound
+from avtomatika_core.job import JobId
+from avtomatika_gateway.refusals import BadRequest
+from rxon.exceptions import InvalidJson, NotAnObject
+
+_DEEPEST = 200
+"""What is nested deeper could be read, but not be written into an answer (orjson's limit is 254)."""
+
+
+def json_response(
+    value: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    return web.Response(
+        body=codec.json_bytes(value),
+        status=status,
+        headers=headers,
+        content_type="application/json",
+    )
+
+
+async def read_object(request: web.Request) -> dict[str, Any]:
+    """A client's JSON object. Raises BadRequest; aiohttp's own error when it is too large."""
+    try:
+        return await read_message(request)
+    except (InvalidJson, NotAnObject):
+        raise BadRequest("Invalid JSON body") from None
+
+
+async def read_message(request: web.Request) -> dict[str, Any]:
+    """A worker's JSON object. Raises BadMessage; aiohttp's own error when it is too large."""
+    body = await request.read()
+    message = rxon.parse_object(body)
+    if _is_too_deep(body, message):
+        raise InvalidJson
+    return message
+
+
+def _is_too_deep(body: bytes, value: object) -> bool:
+    if body.count(b"[") + body.count(b"{") <= _DEEPEST:
+        return False
+    for _ in range(254 - _DEEPEST):
+        value = [value]
+    try:
+        codec.json_bytes(value)
+    except TypeError:
+        return True
+    return False
+
+
+def job_id_in(request: web.Request) -> JobId:
+    """The job the path names. Raises JobNotFound for what cannot be a job's id."""
+    return parse_job_id(request.match_info["job_id"])
+
+
+def parse_job_id(text: str) -> JobId:
+    try:
+        is_id = str(UUID(text)) == text
+    except ValueError:
+        is_id = False
+    if not is_id:
+        raise JobNotFound
+    return JobId(text)

@@ -1,0 +1,19 @@
+"""Why a request is not carried out, where no port says it already."""
+
+from avtomatika_core.errors import AvtomatikaError
+
+
+class BadRequest(AvtomatikaError):
+    """The request cannot be understood; the text says what is wrong with it."""
+
+
+class Unauthenticated(AvtomatikaError):
+    """Nobody we know is asking."""
+
+
+class Forbidden(AvtomatikaError):
+    """Whoever is asking may not do this."""
+
+
+class NotFound(AvtomatikaError):
+    """There is no such thing, or it is not for the one who asks."""

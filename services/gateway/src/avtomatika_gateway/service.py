@@ -1,0 +1,145 @@
+"""The only door: HTTP for clients, workers and people, over the ports; it runs no user code."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from avtomatika_common.backend.ports import Backend
+from avtomatika_common.history import HistoryReader
+from avtomatika_common.lifecycle import StartupError
+from avtomatika_common.logs import get_logger
+from avtomatika_gateway.access import Access
+from avtomatika_gateway.approvals import Approvals
+from avtomatika_gateway.blueprints import Blueprints
+from avtomatika_gateway.bodies import json_response
+from avtomatika_gateway.client_api import ClientApi
+from avtomatika_gateway.http_errors import answer_errors
+from avtomatika_gateway.polls import Polls
+from avtomatika_gateway.settings import Settings
+from avtomatika_gateway.worker_api import WorkerApi
+
+log = get_logger()
+
+
+class GatewayService:
+    """One HTTP server; any number of them share a backend.
+
+    `app` may be given more routes until `run` is called; one that is passed in keeps its own, and
+    its `client_max_size` is the limit of bodies.
+    """
+
+    name = "gateway"
+
+    def __init__(
+        self,
+        settings: Settings,
+        backend: Backend,
+        history: HistoryReader | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        app: web.Application | None = None,
+    ) -> None:
+        self.instance_id = settings.instance_id
+        self._settings = settings
+        self._backend = backend
+        self._ssl_context = ssl_context
+        self._port: int | None = None
+        base = f"/{settings.client_api_prefix}" if settings.client_api_prefix else ""
+        access = Access(settings.client_token_digest, settings.worker_token_digest)
+        self._polls = Polls(settings, backend)
+        self._blueprints = Blueprints(backend.catalogue, base)
+        self._base = base
+        self._worker_api = WorkerApi(settings, backend, access, self._polls)
+        self._approvals = Approvals(settings, backend, access)
+        self._client_api = ClientApi(settings, backend, history, access, self._blueprints)
+        self._has_routes = False
+        self.app = app or web.Application(client_max_size=settings.max_request_body_bytes)
+
+    def add_routes(self) -> None:
+        """Add our routes to `app`, once; `run` does it where nobody did before."""
+        if self._has_routes:
+            return
+        self._has_routes = True
+        self.app.middlewares.append(answer_errors)
+        self.app.router.add_get("/_public/status", _status)
+        self._worker_api.add_to(self.app)
+        self._approvals.add_to(self.app)
+        self._client_api.add_quarantine_list(self.app)
+        if self._settings.enable_client_api:
+            self._client_api.add_to(self.app, self._base)
+
+    @property
+    def port(self) -> int:
+        """Where it listens, once it is ready."""
+        assert self._port is not None, "the gateway does not listen yet"
+        return self._port
+
+    async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
+        settings = self._settings
+        self.add_routes()
+        for secret in settings.default_secrets:
+            log.warning("a secret has its published default", setting=secret)
+        runner = web.AppRunner(
+            self.app,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=settings.shutdown_timeout_seconds,
+        )
+        async with (
+            self._backend.liveness.keep(settings.instance_id),
+            asyncio.TaskGroup() as tasks,
+        ):
+            mail = tasks.create_task(self._polls.serve(tasks), name="gateway mail")
+            catalogue = tasks.create_task(self._blueprints.follow(), name="gateway catalogue")
+            try:
+                await self._listen(runner)
+                ready.set()
+                await stop.wait()
+                self._polls.close()
+            finally:
+                await runner.cleanup()
+                self._port = None
+                mail.cancel()
+                catalogue.cancel()
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        settings = self._settings
+        await runner.setup()
+        assert runner.server is not None
+        _report_resets(runner.server, self._polls.connection_reset)
+        site = web.TCPSite(runner, settings.host, settings.port, ssl_context=self._ssl_context)
+        try:
+            await site.start()
+        except OSError as error:
+            raise StartupError(
+                f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}."
+                " Set API_HOST and API_PORT to a free address."
+            ) from error
+        self._port = runner.addresses[0][1]
+        log.info(
+            "gateway serves clients and workers"
+            if settings.enable_client_api
+            else "gateway serves workers",
+            host=settings.host,
+            port=self._port,
+            tls=self._ssl_context is not None,
+            instance_id=settings.instance_id,
+        )
+
+
+def _report_resets(server: web.Server, reset: Callable[[object], None]) -> None:
+    """Call `reset` with each connection the other end refuses to read from."""
+    forget = server.connection_lost
+
+    def connection_lost(handler: RequestHandler, exc: BaseException | None = None) -> None:
+        if exc is not None:
+            reset(handler)
+        forget(handler, exc)
+
+    server.connection_lost = connection_lost  # type: ignore[method-assign]
+
+
+async def _status(_request: web.Request) -> web.Response:
+    return json_response({"status": "ok"})

@@ -1,0 +1,55 @@
+"""The archive's tables in SQLite: one writer, write-ahead log, rows inserted once."""
+
+from collections.abc import Iterable
+
+import aiosqlite
+
+from avtomatika_common.history import COLUMNS
+from avtomatika_history.rows import Row
+
+_SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS job_history (
+    event_id TEXT PRIMARY KEY,
+    job_id TEXT NOT NULL,
+    timestamp REAL NOT NULL,
+    state TEXT,
+    event_type TEXT NOT NULL,
+    duration_ms INTEGER,
+    previous_state TEXT,
+    next_state TEXT,
+    worker_id TEXT,
+    attempt_number INTEGER,
+    context_snapshot TEXT,
+    client_name TEXT,
+    place INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS job_history_by_job ON job_history (job_id, timestamp, place);
+CREATE INDEX IF NOT EXISTS job_history_by_client ON job_history (client_name, timestamp);
+"""
+_INSERT = (
+    f"INSERT OR IGNORE INTO job_history ({', '.join(COLUMNS)}, place) "  # noqa: S608
+    f"VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"
+)
+
+
+class SqliteArchive:
+    """Raises aiosqlite.Error where the file cannot be written."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._database: aiosqlite.Connection | None = None
+
+    async def write(self, rows: Iterable[Row]) -> None:
+        """Insert rows in one transaction; a row whose event_id is there already is left as it is."""
+        if self._database is None:
+            self._database = await aiosqlite.connect(self._path, timeout=10.0)
+            await self._database.executescript(_SCHEMA)
+        await self._database.executemany(_INSERT, rows)
+        await self._database.commit()
+
+    async def close(self) -> None:
+        database, self._database = self._database, None
+        if database is not None:
+            await database.close()

@@ -1,0 +1,21 @@
+"""What the notifier uses of the configuration."""
+
+import msgspec
+
+from avtomatika_common.config import Config
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    instance: str = "notifier"
+    request_timeout_seconds: float = 10.0
+    pauses_seconds: tuple[float, ...] = (2.0, 4.0)
+    """Before each repeat; one attempt more than pauses."""
+    max_requests: int = 100
+    max_requests_per_receiver: int = 10
+    shutdown_timeout_seconds: float = 30.0
+
+    @classmethod
+    def from_config(cls, config: Config) -> "Settings":
+        return cls(
+            instance=config.INSTANCE_ID, shutdown_timeout_seconds=config.SHUTDOWN_TIMEOUT_SECONDS
+        )

@@ -1,0 +1,26 @@
+"""What the watcher uses of the configuration."""
+
+from typing import Self
+
+import msgspec
+
+from avtomatika_common.config import Config
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    instance_id: str = "watcher"
+    interval_seconds: float = 20.0
+    """Latest time after which a deadline is acted on, even if nothing woke the watcher."""
+    heartbeat_seconds: float = 60.0
+    """What workers are given to be heard of again after nobody watched them."""
+    block_seconds: float = 5.0
+    """Longest single blocking read."""
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        return cls(
+            instance_id=config.INSTANCE_ID,
+            interval_seconds=config.WATCHER_INTERVAL_SECONDS,
+            heartbeat_seconds=config.WORKER_HEALTH_CHECK_INTERVAL_SECONDS,
+            block_seconds=config.REDIS_STREAM_BLOCK_MS / 1000,
+        )

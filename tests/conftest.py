@@ -1,0 +1,54 @@
+"""Servers for the tests that need one. Each worker of pytest-xdist has its own."""
+
+import os
+from collections.abc import Generator
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.servers import (
+    postgres_package,
+    redis_answers,
+    redis_binaries,
+    running_postgres,
+    running_redis,
+)
+
+REDIS_BINARIES = redis_binaries()
+
+
+def missing(server: str) -> None:
+    """Without a server its tests are left out, but not where everything has to be run."""
+    say = f"no {server} here: `make setup` installs one"
+    if os.environ.get("CI") == "true":  # noqa: TID251 - about the run, no setting of ours
+        pytest.fail(say)
+    pytest.skip(say)
+
+
+@pytest.fixture(scope="session", params=sorted(REDIS_BINARIES, reverse=True) or [None])
+def redis_server(request: pytest.FixtureRequest) -> Generator[str, None, None]:
+    """URL of a server for this run: on each kind of server that this machine has."""
+    kind: str | None = request.param
+    if kind is None:
+        missing("Redis")
+    else:
+        with running_redis(REDIS_BINARIES[kind]) as url:
+            yield url
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """URL of an empty Redis."""
+    assert redis_answers(urlsplit(redis_server).port or 0, "FLUSHALL", "+OK")
+    return redis_server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Generator[str, None, None]:
+    """URL of a PostgreSQL database for this run; who makes tables in it uses a schema of its own."""
+    package = postgres_package()
+    if package is None:
+        missing("PostgreSQL")
+    else:
+        with running_postgres(package) as url:
+            yield url

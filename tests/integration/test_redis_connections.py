@@ -1,0 +1,94 @@
+"""Connections to Redis that break in the middle: what was not answered is sent again, applied once."""
+
+import random
+
+import pytest
+from redis.asyncio import Redis
+
+from avtomatika_common.backend.ports import StoreOptions
+from avtomatika_common.backend.redis.storage import RedisStorage
+from avtomatika_common.lifecycle import running
+from avtomatika_core.job import JobStatus
+from avtomatika_executor import ExecutorService, Settings
+from tests.blueprints import counting_chain
+from tests.jobs import create_job, ended
+from tests.proxy import proxy_to
+from tests.support import until
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_commit_pipeline_cut_midway_is_applied_once(redis_url: str, seed: int) -> None:
+    chance = random.Random(seed)
+    blueprint = counting_chain(20)
+    async with proxy_to(redis_url) as (proxy, url), Redis.from_url(url) as client:
+        backend = RedisStorage(client)
+        await backend.open(StoreOptions(block_seconds=0.2))
+        job_ids = [await create_job(backend, blueprint) for _ in range(20)]
+
+        def cut_again() -> None:
+            if proxy.cuts < 8:
+                proxy.cut_replies_after(chance.randrange(5, 400))
+
+        proxy.on_cut = cut_again
+        async with running(ExecutorService(Settings(), backend, [blueprint])):
+            proxy.cut_replies_after(chance.randrange(5, 400))
+            jobs = [await ended(backend, job_id, 20.0) for job_id in job_ids]
+        await backend.close()
+
+    assert proxy.cuts >= 1
+    for job in jobs:
+        assert job.status is JobStatus.FINISHED
+        assert job.data.state_history["steps"] == list(range(20))
+        assert job.head.transition_count == 20
+
+
+async def test_lost_scripts_are_loaded_again(redis_url: str) -> None:
+    blueprint = counting_chain(3)
+    async with Redis.from_url(redis_url) as client:
+        backend = RedisStorage(client)
+        await backend.open(StoreOptions(block_seconds=0.2))
+        async with running(ExecutorService(Settings(), backend, [blueprint])):
+            before = await ended(backend, await create_job(backend, blueprint))
+            await client.script_flush()
+            after = await ended(backend, await create_job(backend, blueprint))
+        await backend.close()
+
+    assert before.status is after.status is JobStatus.FINISHED
+
+
+async def test_streams_that_vanish_are_made_again(redis_url: str) -> None:
+    """R25."""
+    blueprint = counting_chain(3)
+    async with Redis.from_url(redis_url) as client:
+        backend = RedisStorage(client)
+        await backend.open(StoreOptions(block_seconds=0.2))
+        async with running(ExecutorService(Settings(), backend, [blueprint])):
+            await client.flushall()
+            job = await ended(backend, await create_job(backend, blueprint))
+        await backend.close()
+
+    assert job.status is JobStatus.FINISHED
+
+
+async def test_nothing_is_left_pending_when_all_jobs_have_ended(redis_url: str) -> None:
+    """R62."""
+    blueprint = counting_chain(3)
+    async with Redis.from_url(redis_url) as client:
+        backend = RedisStorage(client)
+        await backend.open(StoreOptions(block_seconds=0.2, retention_seconds=60))
+        async with running(ExecutorService(Settings(), backend, [blueprint])):
+            for _ in range(5):
+                await ended(backend, await create_job(backend, blueprint))
+            await until(lambda: backend_is_empty(backend))
+        owned = [key async for key in client.scan_iter("avtomatika:*:j:*")]
+        lifetimes = [await client.ttl(key) for key in owned]
+        await backend.close()
+
+    assert len(owned) == 5
+    assert all(0 < lifetime <= 60 for lifetime in lifetimes)
+
+
+async def backend_is_empty(backend: RedisStorage) -> bool:
+    return await backend.inbox.length() == 0
