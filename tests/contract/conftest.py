@@ -1,14 +1,15 @@
 """The suite that every backend must pass: on memory, and on each Redis server of this machine."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sized
 from contextlib import AsyncExitStack, ExitStack
-from typing import Protocol
+from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 import pytest
 from redis.asyncio import Redis
 
 from avtomatika_common.backend.memory.storage import MemoryStorage
+from avtomatika_common.backend.memory.tables import Tables
 from avtomatika_common.backend.ports import StorageBackend, StoreOptions
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.clock import ManualClock
@@ -44,24 +45,25 @@ class MemoryBench:
         self._clock.advance(seconds)
 
     async def contents(self) -> Mapping[str, object]:
-        tables, workers = self._storage._tables, self._storage.workers
+        tables: Tables = self._storage._tables  # pyright: ignore[reportPrivateUsage]
+        parts = (tables, self._storage.workers, *tables.partitions)
         sizes = {
-            f"{type(part).__name__}.{name}": len(value)
-            for part in (tables, workers, *tables.partitions)
+            f"{number}.{name}": len(value)
+            for number, part in enumerate(parts)
             for name, value in vars_of(part).items()
-            if hasattr(value, "__len__")
+            if isinstance(value, Sized)
         }
-        return sizes | {"hints": {source: log.last for source, log in tables.hint_logs.items()}}
+        return sizes | {source: log.last for source, log in tables.hint_logs.items()}
 
 
 class RedisBench:
     def __init__(self, stack: AsyncExitStack, url: str) -> None:
         self._stack = stack
-        self._url = url
+        self.url = url
         self._storage: RedisStorage | None = None
 
     async def opened(self, options: StoreOptions) -> StorageBackend:
-        client = Redis.from_url(self._url)
+        client = client_of(self.url)
         self._stack.push_async_callback(client.aclose)
         self._storage = storage = RedisStorage(client)
         await storage.open(options)
@@ -75,8 +77,18 @@ class RedisBench:
         await until(lambda: clock.now() > end, timeout=seconds + 5.0)
 
     async def contents(self) -> Mapping[str, object]:
-        async with Redis.from_url(self._url, decode_responses=True) as client:
-            return {str(key): await client.dump(key) for key in await client.keys("*")}
+        async with client_of(self.url) as client:
+            return {key: await client.dump(key) for key in await keys_of(client)}
+
+
+def client_of(url: str) -> Redis:
+    return Redis(port=urlsplit(url).port or 0)
+
+
+async def keys_of(client: Redis) -> list[str]:
+    """All keys there are, whosever they are."""
+    keys = cast("list[bytes]", await client.execute_command("KEYS", "*"))
+    return [key.decode() for key in keys]
 
 
 def vars_of(part: object) -> dict[str, object]:
@@ -104,9 +116,10 @@ def redis_of_kind() -> Generator[Callable[[str], str], None, None]:
 KINDS = sorted(REDIS_BINARIES, reverse=True) or ["redis-server"]
 
 
-@pytest.fixture(
-    params=["memory", *(pytest.param(kind, marks=pytest.mark.integration) for kind in KINDS)]
-)
+ON_REDIS = [pytest.param(kind, marks=pytest.mark.integration) for kind in KINDS]
+
+
+@pytest.fixture(params=["memory", *ON_REDIS])
 async def bench(
     request: pytest.FixtureRequest, redis_of_kind: Callable[[str], str]
 ) -> AsyncGenerator[Bench, None]:

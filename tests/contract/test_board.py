@@ -186,7 +186,7 @@ async def test_readers_see_who_has_the_task_and_until_when(backend: StorageBacke
     assert view.task is not None
     assert view.task.worker_id == ME
     assert view.task.picked_up_at == pytest.approx(before, abs=0.5)
-    assert view.task.result_deadline == pytest.approx(view.task.picked_up_at + 60.0, abs=0.01)
+    assert view.task.result_deadline == pytest.approx((view.task.picked_up_at or 0) + 60, abs=0.01)
 
 
 async def test_readers_see_why_a_task_waits(backend: StorageBackend) -> None:
@@ -211,8 +211,7 @@ async def test_timers_exist_exactly_as_long_as_the_wait(
     backend: StorageBackend, pass_time: PassTime
 ) -> None:
     executor = Executor(backend)
-    claim = await executor.dispatch(a_task(dispatch_timeout_seconds=30.0))
-    wait = claim.job.head.wait
+    await executor.dispatch(a_task(dispatch_timeout_seconds=30.0))
     dispatched_at = backend.clock.now()
     assert await next_due(backend) == pytest.approx(dispatched_at + 30.0, abs=0.5)
 
@@ -229,7 +228,6 @@ async def test_timers_exist_exactly_as_long_as_the_wait(
     event = a_success(backend, leased.task_id)
     assert await backend.board.end_lease(leased.job_id, ME, event) is ResultAnswer.APPLIED
     assert await next_due(backend) is None
-    assert wait is not None
 
 
 async def test_an_undelivered_task_has_its_dispatch_deadline_again(

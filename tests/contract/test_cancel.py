@@ -11,13 +11,14 @@ from avtomatika_common.backend.ports import (
     StaleJob,
     StorageBackend,
 )
-from avtomatika_core.events import CancelRequested
+from avtomatika_core.events import CancelRequested, JobCreated
 from avtomatika_core.job import JobStatus, WorkerId
 from tests.contract.builders import (
     APPROVAL,
     TO_NEXT,
     Executor,
     a_cancel,
+    a_job,
     a_success,
     lease,
     next_due,
@@ -82,15 +83,17 @@ async def test_an_ended_job_cannot_be_cancelled(backend: StorageBackend) -> None
 
 async def test_a_job_that_has_not_begun_is_cancelled(backend: StorageBackend) -> None:
     executor = Executor(backend)
-    claim = await executor.start()
-    other = await executor.start()
-    await backend.jobs.request_cancel(other.job.id, a_cancel(backend))
+    job = a_job(backend)
+    await backend.jobs.create(job)
+    await backend.jobs.request_cancel(job.id, a_cancel(backend))
 
-    ended = await executor.apply(await executor.read())
+    cancel, created = await executor.read(), await executor.read()
+    ended = await executor.apply(cancel)
 
-    assert ended.job.id == other.job.id
     assert ended.job.status is JobStatus.CANCELLED
-    assert await backend.jobs.is_wanted(claim.job.id, claim.job.run)
+    assert isinstance(created.event, JobCreated)
+    assert await backend.inbox.drop(created) is DropAnswer.DROPPED
+    assert await backend.inbox.length() == 0
 
 
 async def test_no_task_of_a_cancelled_job_is_handed_out(backend: StorageBackend) -> None:  # R40

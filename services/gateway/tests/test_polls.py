@@ -1,8 +1,9 @@
 """Polls: a task reaches a worker, or stays on the board; nothing in between."""
 
 import asyncio
+import random
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
@@ -215,24 +216,16 @@ async def test_a_worker_that_closes_after_reading_keeps_its_task(door: Door) -> 
     assert await door.tasks_on_board() == 0
 
 
-@asynccontextmanager
-async def dispatching(door: Door) -> AsyncGenerator[None, None]:
+async def dispatch_until(door: Door, is_done: Callable[[], bool]) -> None:
     """Promise whatever waits to whoever polls."""
-
-    async def dispatch() -> None:
-        workers = door.backend.workers
-        position = await door.backend.hints.position("w")
-        while True:
-            for task in await door.backend.board.heads(0, 100):
-                for worker in await workers.live():
-                    if await workers.match(worker.worker_id, task) is MatchAnswer.MATCHED:
-                        break
-            position, _, _ = await door.backend.hints.wait("w", position, 0.005)
-
-    async with asyncio.TaskGroup() as tasks:
-        dispatcher = tasks.create_task(dispatch())
-        yield
-        dispatcher.cancel()
+    workers, hints = door.backend.workers, door.backend.hints
+    position = await hints.position("w")
+    while not is_done():
+        for task in await door.backend.board.heads(0, 100):
+            for worker in await workers.live():
+                if await workers.match(worker.worker_id, task) is MatchAnswer.MATCHED:
+                    break
+        position, _, _ = await hints.wait("w", position, 0.005)
 
 
 async def test_workers_that_drop_every_poll_lose_no_task(door: Door) -> None:
@@ -244,10 +237,10 @@ async def test_workers_that_drop_every_poll_lose_no_task(door: Door) -> None:
     dropped = 0
     delivered: set[str] = set()
 
-    async def work(name: str, patience: float) -> None:
+    async def work(name: str) -> None:
         nonlocal dropped
         while len(delivered) < len(jobs):
-            task = await an_impatient_poll(door, name, patience)
+            task = await an_impatient_poll(door, name, random.uniform(0, 0.03))
             if task is None:
                 dropped += 1
             else:
@@ -257,12 +250,13 @@ async def test_workers_that_drop_every_poll_lose_no_task(door: Door) -> None:
                 assert told.body == {"status": "ok"}
                 delivered.add(task["job_id"])
 
-    async with asyncio.timeout(30), dispatching(door), asyncio.TaskGroup() as tasks:
-        for number, name in enumerate(names):
-            tasks.create_task(work(name, 0.004 + number / 1000))
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        for name in names:
+            tasks.create_task(work(name))
+        await until(lambda: dropped > len(names))
+        await tasks.create_task(dispatch_until(door, lambda: len(delivered) == len(jobs)))
 
     assert delivered == {job.id for job in jobs}
-    assert dropped > 0
 
 
 async def an_impatient_poll(door: Door, name: str, patience: float) -> dict[str, str] | None:
@@ -283,11 +277,16 @@ async def test_a_match_that_races_with_the_end_of_its_poll_loses_no_task() -> No
     async with open_door(WORKER_POLL_TIMEOUT_SECONDS="0.003") as door:
         await door.register("w")
         delivered: list[str] = []
-        async with asyncio.timeout(30), dispatching(door):
-            for _ in range(40):
+
+        async def work() -> None:
+            while len(delivered) < 40:
                 await door.job_with_task()
                 while (answer := await door.poll("w")).status == 204:
                     pass
                 delivered.append(answer.body["task_id"])
+
+        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+            tasks.create_task(work())
+            tasks.create_task(dispatch_until(door, lambda: len(delivered) == 40))
 
         assert len(set(delivered)) == 40

@@ -19,11 +19,11 @@ from avtomatika_common.backend.ports import (
 )
 from avtomatika_common.backend.shapes import shape_of
 from avtomatika_common.ids import new_id
+from avtomatika_common.leadership import Contact, lead
 from avtomatika_common.logs import get_logger
 from avtomatika_core.job import TaskId, WorkerId
 from avtomatika_core.routing import Demand, demand_of
 from avtomatika_dispatcher.free_workers import FreeWorkers
-from avtomatika_dispatcher.leadership import Contact, lead
 from avtomatika_dispatcher.settings import Settings
 
 FULL_READ_SECONDS: Final = 30.0

@@ -52,10 +52,18 @@ class HandlerRuns:
         """Run the handler of the job's current state. Only what the store raises is raised."""
         job = stored.job
         started_at = self._now()
+        results = await self._results(job) if job.head.aggregating else None
         try:
-            context, handler = await self._prepare(blueprint, stored)
-            await handler.run(context, self._threads)
-            return await self._returned(stored, context, handler, started_at)
+            context, handler = self._prepare(blueprint, stored, results)
+            await self._call(handler, context)
+            action, updates = context.actions.action, context.actions.context_updates
+            _refuse_what_is_not_json(job.state, action, updates)
+            data, packed = None, None
+            if handler.may_change_data:
+                data, packed = _changed_data(stored, context)
+            return await self._returned(stored, action, updates, data, packed, started_at)
+        except StoreUnavailable:
+            raise
         except DefinitionError as error:
             message, is_definition_error = str(error), True
         except Exception as error:

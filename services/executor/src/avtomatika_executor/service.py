@@ -7,7 +7,6 @@ long as this instance is alive, and whoever lost it cannot write.
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -34,6 +33,7 @@ from avtomatika_executor.hosting import Hosting
 from avtomatika_executor.runs import HandlerRuns
 from avtomatika_executor.settings import Settings
 from avtomatika_executor.takeover import TakeOver
+from avtomatika_executor.threads import HandlerThreads
 
 log = get_logger()
 
@@ -44,6 +44,10 @@ _AUDIT_SECONDS = 5.0
 _WANTED_SECONDS = 1.0
 _BACK_OFF_SECONDS = 0.5
 _DEFER_SECONDS = 2.0
+
+
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class _Advance:
@@ -91,38 +95,35 @@ class ExecutorService:
             blueprint.bind_data_stores(self._backend.key_values)
         await self._hosting.publish()
         self._draining = False
-        limit = self._settings.max_concurrent_jobs
-        threads = ThreadPoolExecutor(limit, thread_name_prefix="handler")
-        self._runs = HandlerRuns(self._backend, self._hosting, threads)
+        # Now and then a read or a take-over brings an entry more than there is room for.
+        self._handlers = asyncio.Semaphore(self._settings.max_concurrent_jobs)
+        self._runs = HandlerRuns(self._backend, self._hosting, HandlerThreads())
         take_over = TakeOver(
             self._inbox, self._clock, self._settings.group, self.instance, self._room, self._start
         )
-        try:
-            async with (
-                self._backend.liveness.keep(self.instance),
-                asyncio.TaskGroup() as self._advances,
-                asyncio.TaskGroup() as background,
-            ):
-                loops = [
-                    background.create_task(self._read(), name="executor reads"),
-                    background.create_task(self._audit(), name="executor audits its claims"),
-                    background.create_task(self._watch_wanted(), name="executor watches cancels"),
-                    background.create_task(take_over.run(), name="executor takes over"),
-                ]
-                log.info(
-                    "executor serves",
-                    group=self._settings.group,
-                    blueprints=sorted(self._hosting.blueprints),
-                    instance=self.instance,
-                )
-                ready.set()
-                await stop.wait()
-                self._draining = True
-                for task in loops:
-                    task.cancel()
-                await self._drain()
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+        async with (
+            self._backend.liveness.keep(self.instance),
+            asyncio.TaskGroup() as self._advances,
+            asyncio.TaskGroup() as background,
+        ):
+            loops = [
+                background.create_task(self._read(), name="executor reads"),
+                background.create_task(self._audit(), name="executor audits its claims"),
+                background.create_task(self._watch_wanted(), name="executor watches cancels"),
+                background.create_task(take_over.run(), name="executor takes over"),
+            ]
+            log.info(
+                "executor serves",
+                group=self._settings.group,
+                blueprints=sorted(self._hosting.blueprints),
+                instance=self.instance,
+            )
+            ready.set()
+            await stop.wait()
+            self._draining = True
+            for task in loops:
+                task.cancel()
+            await self._drain()
 
     async def _drain(self) -> None:
         """Let handlers in hand finish; what does not is taken up by others after our liveness ends."""
@@ -187,7 +188,7 @@ class ExecutorService:
         """Stop handlers whose job was cancelled meanwhile; their outcome would be refused anyway."""
         while True:
             await asyncio.sleep(_WANTED_SECONDS)
-            now = self._clock.now()
+            now = _monotonic()
             for advance in list(self._in_hand.values()):
                 run, task = advance.run, advance.task
                 if run is None or task is None or now - advance.since < _WANTED_SECONDS:
@@ -246,9 +247,10 @@ class ExecutorService:
         running = await self._apply(stored, event, rules, delivery)
         steps = 0
         while running is not None and running.job.status is JobStatus.RUNNING:
-            advance.run, advance.since = running.job.run, self._clock.now()
-            ended = await self._runs.run(blueprint, running)
-            advance.run = None
+            async with self._handlers:
+                advance.run, advance.since = running.job.run, _monotonic()
+                ended = await self._runs.run(blueprint, running)
+                advance.run = None
             steps += 1
             requeue = self._draining or (
                 steps >= self._settings.steps_per_claim and not self._room()
@@ -320,6 +322,7 @@ class ExecutorService:
                 if self._draining:
                     raise
                 log.warning("commit repeated", job_id=delivery.job_id, error=str(error))
+                await asyncio.sleep(_BACK_OFF_SECONDS)
 
     async def _dropped(self, delivery: Delivery) -> Stored | None:
         """Answer an entry that changes nothing; the job, if the entry carries it: run its handler."""
@@ -343,15 +346,23 @@ class ExecutorService:
             await self._inbox.defer(delivery, _DEFER_SECONDS)
 
     async def _set_aside(self, delivery: Delivery, reason: str) -> None:
-        """Quarantine the job of an entry that raises, and keep the entry for an operator."""
+        """Quarantine the job of an entry that raises; the entry itself where there is no such job."""
         try:
-            stored = await self._jobs.load(delivery.job_id)
+            stored = await self._readable(delivery.job_id)
+            event = JobSetAside(at=self._clock.now(), reason=reason)
             if stored is not None and not stored.job.is_terminal:
-                event = JobSetAside(at=self._clock.now(), reason=reason)
                 result = step(stored.job, event, self._hosting.default_rules)
                 await self._jobs.commit(stored, result, delivery)
             else:
                 await self._inbox.set_aside(delivery, reason)
-        except (LostClaim, StaleJob, StoreUnavailable, msgspec.MsgspecError) as error:
-            log.warning("entry not set aside", job_id=delivery.job_id, error=str(error))
-            self._audit_due.set()
+        except LostClaim:
+            pass
+        except Exception:  # the audit comes back to it
+            log.exception("entry not set aside", job_id=delivery.job_id, entry=delivery.entry_id)
+
+    async def _readable(self, job_id: JobId) -> Stored | None:
+        try:
+            return await self._jobs.load(job_id)
+        except msgspec.MsgspecError:
+            log.error("job cannot be read", job_id=job_id)
+            return None

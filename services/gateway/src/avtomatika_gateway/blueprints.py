@@ -31,6 +31,9 @@ class Blueprints:
             except StoreUnavailable as reason:
                 log.warning("catalogue not read", reason=str(reason))
                 await asyncio.sleep(_BACKOFF_SECONDS)
+            except Exception:
+                log.exception("catalogue not read")
+                await asyncio.sleep(_BACKOFF_SECONDS)
 
     async def refresh(self) -> None:
         version, entries = await self._catalogue.entries()

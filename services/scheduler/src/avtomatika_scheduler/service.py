@@ -18,11 +18,11 @@ from avtomatika_common.backend.ports import (
     StoreFull,
 )
 from avtomatika_common.ids import derived_id, new_id
+from avtomatika_common.leadership import Contact, lead
 from avtomatika_common.lifecycle import StartupError
 from avtomatika_common.logs import get_logger
 from avtomatika_core.job import Client, JobId, Origin, new_job
 from avtomatika_core.schedule import Schedule, next_due, parse_schedules, slot_at
-from avtomatika_scheduler.leadership import Contact, lead
 from avtomatika_scheduler.settings import Settings
 
 LEASE: Final = "scheduler"

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from avtomatika_common.backend.ports import Backend, Lease
 from avtomatika_common.ids import new_id
+from avtomatika_common.leadership import Contact, Work, lead
 from avtomatika_common.logs import get_logger
-from avtomatika_watcher.leadership import Contact, Work, lead
 from avtomatika_watcher.settings import Settings
 
 WORKERS_LEASE: Final = "p0/workers"

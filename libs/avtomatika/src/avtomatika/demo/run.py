@@ -220,7 +220,7 @@ class Client:
 
     async def look(self, job_id: str) -> JobDocument:
         """The job as it is now, without what its tasks brought: that may be large."""
-        fields = "status,state_history,active_branches,error_message,created_at,finished_at"
+        fields = ",".join(JobDocument.__struct_fields__)
         path = f"/api/v1/jobs/{job_id}"
         async with self._session.get(path, params={"fields": fields}) as response:
             return await _answer(response, JobDocument)
@@ -268,7 +268,6 @@ async def _watch(
     loop = asyncio.get_running_loop()
     fan_out_at: float | None = None
     done = -1
-    offset = 0.0
     seen: list[Moment] = []
     try:
         async with asyncio.timeout(PATIENCE_SECONDS) as patience:
@@ -276,12 +275,11 @@ async def _watch(
                 job = await client.look(job_id)
                 now = loop.time()
                 if not seen:
-                    offset = job.created_at - now
                     seen.append(Moment(at=job.created_at, what="job created"))
                 if job.active_branches and fan_out_at is None:
                     fan_out_at = now
                     what = f"{job.state_history.files:,} tasks given to the workers"
-                    seen.append(Moment(at=now + offset, what=what))
+                    seen.append(Moment(at=job.updated_at, what=what))
                 if job.finished_at is not None:
                     break
                 if fan_out_at is not None and job.done > done:

@@ -112,7 +112,10 @@ def _stream(source: str) -> str:
 
 def _hint(fields: dict[bytes, bytes]) -> Hint:
     kind = cast("Literal['task', 'timer', 'worker']", fields[b"k"].decode())
-    return Hint(kind=kind, value=fields[b"v"].decode())
+    value = fields[b"v"].decode()
+    if kind == "timer":  # scripts count in milliseconds
+        value = str(float(value) / 1000)
+    return Hint(kind=kind, value=value)
 
 
 def _number(position: str) -> Position:

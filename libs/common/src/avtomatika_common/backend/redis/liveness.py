@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
-import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
@@ -17,8 +16,9 @@ from avtomatika_common.backend.ports import Liveness, StoreUnavailable
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.connection import BlockingReader, Commands, own_pool
 from avtomatika_common.backend.redis.scripts import script
+from avtomatika_common.logs import get_logger
 
-log = structlog.get_logger("avtomatika")
+log = get_logger()
 
 _KEEP: Final = script("keep_alive").source
 _LIFETIME_MS: Final = 5000

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-import structlog
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
@@ -12,8 +11,9 @@ from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.connection import Commands
 from avtomatika_common.backend.redis.readers import Entry, Readers, by_field
 from avtomatika_common.backend.redis.scripts import Script, script
+from avtomatika_common.logs import get_logger
 
-log = structlog.get_logger("avtomatika")
+log = get_logger()
 
 _PENDING: Final = script("read_pending")
 _TAKE: Final = script("take_entries")
