@@ -116,14 +116,18 @@ class Executor:
         self.backend = backend
         self.name = name
         self.group = group
+        self._read: list[Delivery] = []
 
     async def read(self) -> Delivery:
-        [delivery] = await self.backend.inbox.read(self.group, self.name, 1)
-        return delivery
+        """The next entry. A read may give one more than there was room for: that comes next time."""
+        self._read = self._read or await self.backend.inbox.read(self.group, self.name, 1)
+        assert self._read, "nothing came"
+        return self._read.pop(0)
 
     async def read_all(self) -> list[Delivery]:
         """What there is now."""
-        return await self.backend.inbox.read(self.group, self.name, 10_000)
+        found, self._read = self._read, []
+        return [*found, *await self.backend.inbox.read(self.group, self.name, 10_000)]
 
     async def pending(self) -> list[Delivery]:
         return await self.backend.inbox.pending(self.group, self.name)

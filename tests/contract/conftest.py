@@ -87,7 +87,10 @@ def client_of(url: str) -> Redis:
 
 async def keys_of(client: Redis) -> list[str]:
     """All keys there are, whosever they are."""
-    keys = cast("list[bytes]", await client.execute_command("KEYS", "*"))
+    keys = cast(
+        "list[bytes]",
+        await client.execute_command("KEYS", "*"),  # pyright: ignore[reportUnknownMemberType]
+    )
     return [key.decode() for key in keys]
 
 

@@ -1,5 +1,6 @@
 """One run of one handler: what it gets, and the event its end is."""
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from avtomatika_common.handlers import CompiledHandler
 from avtomatika_common.logs import get_logger
 from avtomatika_common.user_data import ensure_json
 from avtomatika_core.events import HandlerRaised, HandlerReturned
-from avtomatika_core.job import JobData, LastError
+from avtomatika_core.job import Job, JobData, LastError
 from avtomatika_core.outcomes import (
     Action,
     AwaitApproval,
@@ -55,59 +56,31 @@ class HandlerRuns:
         results = await self._results(job) if job.head.aggregating else None
         try:
             context, handler = self._prepare(blueprint, stored, results)
-            await self._call(handler, context)
-            action, updates = context.actions.action, context.actions.context_updates
-            _refuse_what_is_not_json(job.state, action, updates)
+            await handler.run(context, self._threads)
             data, packed = None, None
             if handler.may_change_data:
                 data, packed = _changed_data(stored, context)
-            return await self._returned(stored, action, updates, data, packed, started_at)
-        except StoreUnavailable:
-            raise
+            action, updates = context.actions.action, context.actions.context_updates
+            _refuse_what_is_not_json(job.state, action, updates)
+        except (Exception, asyncio.CancelledError, SystemExit) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+                raise
+            return self._raised(blueprint, job, error, started_at)
+        try:
+            event = await self._returned(job, action, updates, data, started_at)
         except DefinitionError as error:
-            message, is_definition_error = str(error), True
-        except Exception as error:
-            message = f"Handler for state '{job.state}' raised {type(error).__name__}: {error}"
-            is_definition_error = False
-            log.warning(
-                "handler raised",
-                job_id=job.id,
-                blueprint=blueprint.name,
-                state=job.state,
-                run=job.run,
-                error=type(error).__name__,
-                exc_info=True,
-            )
-        if is_definition_error:
-            log.error(
-                "blueprint cannot go on",
-                job_id=job.id,
-                blueprint=blueprint.name,
-                state=job.state,
-                reason=message,
-            )
-        return Ended(
-            HandlerRaised(
-                at=self._now(),
-                run=job.run,
-                message=message,
-                is_definition_error=is_definition_error,
-                started_at=started_at,
-                jitter=secrets.randbelow(2001) / 1000 - 1,
-            )
-        )
+            return self._raised(blueprint, job, error, started_at)
+        return Ended(event, None if updates else packed)
 
-    async def _prepare(
-        self, blueprint: StateMachineBlueprint, stored: Stored
+    async def _results(self, job: Job) -> dict[str, Any]:
+        results = await self._jobs.branch_results(job.id)
+        return {task_id: branch.result for task_id, branch in results.items()}
+
+    def _prepare(
+        self, blueprint: StateMachineBlueprint, stored: Stored, results: dict[str, Any] | None
     ) -> tuple[JobContext, CompiledHandler]:
         job = stored.job
         origin, head = job.origin, job.head
-        results: dict[str, Any] | None = None
-        if head.aggregating:
-            results = {
-                task_id: branch.result
-                for task_id, branch in (await self._jobs.branch_results(job.id)).items()
-            }
         context = JobContext(
             job.id,
             head.state,
@@ -128,26 +101,40 @@ class HandlerRuns:
         handler = blueprint.handler_to_run(context)
         return (_on_copies(context, stored) if handler.may_change_data else context), handler
 
-    async def _returned(
+    def _raised(
         self,
-        stored: Stored,
-        context: JobContext,
-        handler: CompiledHandler,
+        blueprint: StateMachineBlueprint,
+        job: Job,
+        error: BaseException,
         started_at: float,
     ) -> Ended:
-        job, actions = stored.job, context.actions
-        data: JobData | None = None
-        packed: bytes | None = None
-        if handler.may_change_data:
-            data, packed = _changed_data(stored, context)
-        action = actions.action
-        updates = actions.context_updates
-        if action is None and not updates:
-            return Ended(
-                HandlerReturned(at=self._now(), run=job.run, data=data, started_at=started_at),
-                packed,
+        where = {"job_id": job.id, "blueprint": blueprint.name, "state": job.state, "run": job.run}
+        is_definition_error = isinstance(error, DefinitionError)
+        if is_definition_error:
+            message = str(error)
+            log.error("blueprint cannot go on", **where, reason=message)
+        else:
+            message = f"Handler for state '{job.state}' raised {type(error).__name__}: {error}"
+            log.exception("handler raised", **where, error=type(error).__name__)
+        return Ended(
+            HandlerRaised(
+                at=self._now(),
+                run=job.run,
+                message=message,
+                is_definition_error=is_definition_error,
+                started_at=started_at,
+                jitter=secrets.randbelow(2001) / 1000 - 1,
             )
-        _refuse_what_is_not_json(job.state, action, updates)
+        )
+
+    async def _returned(
+        self,
+        job: Job,
+        action: Action | None,
+        updates: dict[str, Any],
+        data: JobData | None,
+        started_at: float,
+    ) -> HandlerReturned:
         fresh_ids: tuple[str, ...] = ()
         child_group, child_start_state, secret = "", "", ""
         match action:
@@ -164,7 +151,7 @@ class HandlerRuns:
                 secret = secrets.token_urlsafe(32)
             case _:
                 pass
-        event = HandlerReturned(
+        return HandlerReturned(
             at=self._now(),
             run=job.run,
             action=action,
@@ -177,7 +164,12 @@ class HandlerRuns:
             approval_secret=secret,
             approval_secret_hash=hashlib.sha256(secret.encode()).hexdigest() if secret else "",
         )
-        return Ended(event, None if updates else packed)
+
+
+def _is_being_cancelled() -> bool:
+    """Whether we are to stop; else a CancelledError is an error of the handler's own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _on_copies(context: JobContext, stored: Stored) -> JobContext:

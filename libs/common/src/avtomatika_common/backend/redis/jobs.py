@@ -64,6 +64,9 @@ _CANCEL: Final = script("request_cancel")
 _DECIDE: Final = script("decide_approval")
 _SETTLE: Final = script("settle_branch")
 
+_STAGE: Final = script("stage_branches")
+_BRANCHES_AT_ONCE: Final = 256
+_STAGED_SECONDS: Final = 3600
 _IDEMPOTENCY_SECONDS: Final = 7 * 86_400
 _MODE_OF: Final = {True: "keep", False: "answer"}
 _unpack_progress: Final = msgspec.msgpack.Decoder(Progress).decode
@@ -170,6 +173,9 @@ class RedisJobs(JobStore):
             packed_data = codec.pack_data(job.data)
         runs_on = head.status is JobStatus.RUNNING
         mode = "requeue" if runs_on and requeue else _MODE_OF[runs_on]
+        for command in step.commands:
+            if isinstance(command, StartBranches) and len(command.branches) > _BRANCHES_AT_ONCE:
+                await self._stage(job, command, stored.next_nonce)
         arguments: list[Argument] = [
             p, job.id, stored.fence, fence,
             keys.lane(p, delivery.lane, delivery.group), delivery.consumer, delivery.entry_id,
@@ -219,6 +225,9 @@ class RedisJobs(JobStore):
                         arguments += ("notify", packed)
                 case OfferTask():
                     arguments += ("offer", command.task_id, *_offer(command, job.id))
+                case StartBranches(branches=branches) if len(branches) > _BRANCHES_AT_ONCE:
+                    nonce = fence.partition(":")[2]
+                    arguments += ("fan_out_staged", nonce, len(branches))
                 case StartBranches():
                     arguments += ("fan_out", len(command.branches))
                     for offer, branch in zip(command.offers, command.branches, strict=True):
@@ -240,6 +249,16 @@ class RedisJobs(JobStore):
                 case ResumeParent():
                     parent = command.parent
                     arguments += ("parent", parent.job_id, parent.group, codec.pack(command.event))
+
+    async def _stage(self, job: Job, fan_out: StartBranches, nonce: str) -> None:
+        """Lay the branches of a large fan-out beside the job, a chunk at a time."""
+        key = keys.job(self._p(job.id), job.id)
+        pairs = list(zip(fan_out.offers, fan_out.branches, strict=True))
+        for first in range(0, len(pairs), _BRANCHES_AT_ONCE):
+            arguments: list[Argument] = [nonce, "" if first else "1", _STAGED_SECONDS]
+            for offer, branch in pairs[first : first + _BRANCHES_AT_ONCE]:
+                arguments += (offer.task_id, codec.pack(branch), *_offer(offer, job.id))
+            await self._commands.script(_STAGE, [key], arguments)
 
     def _add_child(self, arguments: list[Argument], child: Job, fence: str) -> None:
         first = new_fence(0, fence)

@@ -95,6 +95,17 @@ local effects = {
     redis.call('HSET', job, 'open', ARGV[i])
     return i + 1
   end,
+  -- nonce, how many: the branches were laid beside the job, the watcher offers them in chunks
+  fan_out_staged = function(i)
+    redis.call('UNLINK', job .. ':br', job .. ':res', job .. ':st')
+    for _, suffix in ipairs({':br', ':st'}) do
+      redis.call('RENAME', job .. suffix .. ':' .. ARGV[i], job .. suffix)
+      redis.call('PERSIST', job .. suffix)
+    end
+    redis.call('HSET', job, 'open', ARGV[i + 1])
+    set_timer(p, 'o', job_id, '', now_ms())
+    return i + 2
+  end,
   -- task id, branch
   branch = function(i)
     redis.call('HSET', job .. ':br', ARGV[i], ARGV[i + 1])
@@ -117,7 +128,14 @@ local effects = {
     end
     return i + 1
   end,
+  -- many are closed in chunks by the watcher; none is handed out meanwhile
   close_branches = function(i)
+    redis.call('UNLINK', job .. ':st')
+    if redis.call('HLEN', job .. ':br') > 256 then
+      redis.call('RENAME', job .. ':br', job .. ':br:' .. new_fence)
+      set_timer(p, 'x', job_id, new_fence, now_ms())
+      return i
+    end
     for _, task_id in ipairs(redis.call('HKEYS', job .. ':br')) do
       local t = read_task(p, task_id)
       if t then
@@ -174,7 +192,7 @@ local effects = {
   finish = function(i)
     redis.call('SREM', p .. 'live', job_id)
     if ARGV[i] ~= '0' then
-      for _, suffix in ipairs({'', ':br', ':res', ':prog', ':done'}) do
+      for _, suffix in ipairs({'', ':br', ':st', ':res', ':prog', ':done'}) do
         redis.call('EXPIRE', job .. suffix, ARGV[i])
       end
     end

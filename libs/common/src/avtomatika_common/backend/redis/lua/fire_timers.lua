@@ -81,10 +81,56 @@ local fire = {
   end,
 }
 
+-- Walks of a large fan-out, a chunk at a time: what is left comes back at once.
+local CHUNK = 256
+
+function fire.o(job_id)
+  local job = p .. 'j:' .. job_id
+  local stored = redis.call('HMGET', job, 'status', 'cancel')
+  if stored[1] ~= 'waiting_for_parallel_tasks' or stored[2] == '1' then
+    redis.call('UNLINK', job .. ':st')
+    return
+  end
+  for _, packed in ipairs(redis.call('LPOP', job .. ':st', CHUNK) or {}) do
+    local o = cmsgpack.unpack(packed)
+    offer_task(p, job_id, o[1], {shape = o[2], meta = o[3], type = o[4], priority = o[5],
+      payload = o[6], dispatch_due = o[7], result_ms = o[8], branch = '1'})
+  end
+  if redis.call('EXISTS', job .. ':st') == 1 then
+    set_timer(p, 'o', job_id, '', now)
+  end
+end
+
+function fire.x(job_id, token)
+  local branches = p .. 'j:' .. job_id .. ':br:' .. token
+  for _, task_id in ipairs(redis.call('HRANDFIELD', branches, CHUNK) or {}) do
+    local t = read_task(p, task_id)
+    if t then
+      close_task(p, task_id, t, 'closed|', true)
+    end
+    clear_timer(p, 'b', job_id, task_id)
+    redis.call('HDEL', branches, task_id)
+  end
+  if redis.call('EXISTS', branches) == 1 then
+    set_timer(p, 'x', job_id, token, now)
+  end
+  local left = redis.call('TTL', p .. 'j:' .. job_id)
+  if left > 0 then
+    redis.call('EXPIRE', p .. 'j:' .. job_id .. ':done', left)
+  elseif left == -2 then
+    redis.call('UNLINK', p .. 'j:' .. job_id .. ':done')
+  end
+end
+
 local due = redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE', 'LIMIT', '0', ARGV[4])
+local fired = 0
 for _, member in ipairs(due) do
   redis.call('ZREM', KEYS[1], member)
   local kind, job_id, token = string.match(member, '^(%a)/([^/]*)/(.*)$')
   fire[kind](job_id, token)
+  fired = fired + 1
+  if kind == 'o' or kind == 'x' then
+    break
+  end
 end
-return #due
+return fired

@@ -19,6 +19,10 @@ end
 if redis.call('HGET', p .. 'j:' .. job_id, 'cancel') == '1' then
   return false
 end
+-- A task that is being closed, a chunk at a time, is wanted by no open branch.
+if t.branch == '1' and redis.call('HEXISTS', p .. 'j:' .. job_id .. ':br', task_id) == 0 then
+  return false
+end
 -- Leases of this worker up to here were returned already: one more would be overlooked.
 local returned = redis.call('GET', p .. 'gone:' .. worker)
 if returned and tonumber(returned) >= tonumber(ARGV[6]) then

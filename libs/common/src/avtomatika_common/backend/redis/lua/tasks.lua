@@ -4,6 +4,7 @@
   Layout of one partition (`p` is its key prefix):
     j:<job>         hash   input, data, head; fence run claim tries wait cancel status group owner open
     j:<job>:br      hash   open branches: current task id -> Branch
+    j:<job>:st      list   offers of a large fan-out that are not made yet
     j:<job>:res     hash   task id -> BranchResult of the last fan-out
     j:<job>:prog    list   last 100 progress entries
     j:<job>:done    hash   closed tasks: id -> `result|<worker>`, `deadline|`, `lost|` or `closed|`
@@ -14,7 +15,8 @@
     seq             int    numbers the members
     held:<worker>   hash   task -> `<incarnation>:<job>`: tasks leased in this partition
     tm              zset   due (ms) -> `<kind>/<job>/<token>`; kinds: w wait, b branch retry, e deferred
-                           entry, d dispatch deadline, c delivery confirmation, r result deadline
+                           entry, d dispatch deadline, c delivery confirmation, r result deadline,
+                           o offers of a large fan-out, x its closing
     out             stream what takes effect in the workers' slot: k=end_hold|stop|keep_hold, w=worker,
                            t=task, o=number of the offer it is about
     gone:<worker>   string incarnations up to this one were given up; for 60 s
