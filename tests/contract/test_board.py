@@ -56,6 +56,7 @@ async def test_higher_priority_comes_first(backend: StorageBackend) -> None:
 
     assert [task.task_id for task in tasks] == [asked[p] for p in (9.0, 5.0, 0.0, -1.5)]
     assert [task.priority for task in tasks] == [9.0, 5.0, 0.0, -1.5]
+    assert await backend.board.heads(0, 1) == tasks[:1]
 
 
 async def test_each_shape_shows_its_own_heads(backend: StorageBackend) -> None:
@@ -126,6 +127,7 @@ async def test_a_task_that_could_not_be_delivered_keeps_its_place(backend: Stora
     await backend.board.undeliver(first.task_id, first.job_id, ME)
 
     assert [task.task_id for task in await waiting_tasks(backend)] == asked
+    assert [task.task_id for task in await waiting_tasks(backend, 1)] == asked[:1]
     view = await backend.jobs.view(first.job_id)
     assert view is not None
     assert view.job.head.task_retry_count == 0

@@ -13,6 +13,7 @@ from avtomatika_common.backend.ports import (
 )
 from avtomatika_core.events import CancelRequested, JobCreated
 from avtomatika_core.job import JobStatus, WorkerId
+from avtomatika_core.outcomes import DispatchTask
 from tests.contract.builders import (
     APPROVAL,
     TO_NEXT,
@@ -20,6 +21,7 @@ from tests.contract.builders import (
     a_cancel,
     a_job,
     a_success,
+    a_task,
     lease,
     next_due,
     relay_all,
@@ -163,3 +165,20 @@ async def test_a_cancelled_approval_is_closed(backend: StorageBackend) -> None:
 
     assert ended.job.status is JobStatus.CANCELLED
     assert await next_due(backend) is None
+
+
+async def test_a_job_that_goes_on_after_a_cancel_is_like_any_other(
+    backend: StorageBackend,
+) -> None:
+    executor = Executor(backend)
+    claim = await executor.dispatch(a_task(transitions={"cancelled": "clean-up"}))
+    await backend.jobs.request_cancel(claim.job.id, a_cancel(backend))
+
+    cleaning = await executor.apply(await executor.read())
+
+    assert cleaning.job.state == "clean-up"
+    assert await backend.jobs.is_wanted(claim.job.id, cleaning.job.run)
+    waiting = await executor.run(cleaning, DispatchTask(task=a_task()))
+    assert await lease(backend) is not None
+    assert await backend.jobs.request_cancel(waiting.job.id, a_cancel(backend))
+    assert (await executor.apply(await executor.read())).job.status is JobStatus.CANCELLED

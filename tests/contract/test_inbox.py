@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from msgspec.structs import replace
 
 from avtomatika_common.backend.ports import DropAnswer, LostClaim, StorageBackend
 from avtomatika_core.events import JobCreated, TaskSucceeded
@@ -13,6 +12,7 @@ from tests.contract.builders import (
     TO_NEXT,
     Claim,
     Executor,
+    a_cancel,
     a_job,
     a_success,
     a_task,
@@ -163,19 +163,20 @@ async def test_the_claim_of_a_running_job_is_not_dropped(backend: StorageBackend
     assert (await executor.run(claim, TO_NEXT)).job.state == "next"
 
 
-async def test_an_entry_that_is_not_the_claim_is_dropped(backend: StorageBackend) -> None:
+async def test_a_late_entry_of_a_running_job_is_dropped(backend: StorageBackend) -> None:
     executor = Executor(backend)
-    waiting = await a_task_s_event(backend, executor)
-    running = await executor.apply(await executor.read())
-    await backend.board.end_lease(
-        waiting.job.id, WorkerId("worker-1"), a_success(backend, waiting.task_id)
-    )
-    assert await executor.read_all() == []  # a repeat makes no second event
-    other = Executor(backend, "executor-2")
+    transitions = {"success": "next", "cancelled": "clean-up"}
+    claim = await executor.dispatch(a_task(transitions=transitions))
+    await take(backend)
+    event = a_success(backend, claim.task_id)
+    await backend.board.end_lease(claim.job.id, WorkerId("worker-1"), event)
+    await backend.jobs.request_cancel(claim.job.id, a_cancel(backend))
+    late, cancel = await executor.read_all()
+    running = await executor.apply(cancel)
+    assert running.job.state == "clean-up"
 
-    assert (
-        await backend.inbox.drop(replace(running.delivery, consumer=other.name)) is DropAnswer.LOST
-    )
+    assert await backend.inbox.drop(late) is DropAnswer.DROPPED
+    assert await backend.inbox.drop(cancel) is DropAnswer.CARRIES
 
 
 async def test_a_dead_consumer_s_entries_are_taken_over(backend: StorageBackend) -> None:

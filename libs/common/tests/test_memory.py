@@ -13,9 +13,9 @@ from avtomatika_common.backend.ports import (
     MatchAnswer,
     StoreOptions,
     StoreUnavailable,
-    WaitingTask,
 )
 from avtomatika_common.clock import ManualClock
+from avtomatika_core.commands import OfferTask, Step
 from avtomatika_core.events import HandlerReturned
 from avtomatika_core.job import Job, JobId, Origin, TaskId, WorkerId, new_job
 from avtomatika_core.machine import step
@@ -104,33 +104,55 @@ async def test_a_long_chain_lets_others_run() -> None:
     assert turns >= 10
 
 
-async def test_a_promise_that_nobody_keeps_ends_by_itself() -> None:
-    clock = ManualClock()
-    storage = MemoryStorage(clock)
-    document = {"resources": {"max_concurrent_tasks": 1}}
-    await storage.workers.register(WORKER, document, 60.0)
-    task = WaitingTask(
-        task_id=TaskId("t"),
-        job_id=JobId("j"),
+def a_task(task_id: str) -> OfferTask:
+    return OfferTask(
+        task_id=TaskId(task_id),
         type="t",
+        params={},
         resource_requirements=None,
         max_cost=None,
         strategy="default",
         priority=0.0,
-        offer_number=1,
+        dispatch_deadline=None,
+        result_timeout_seconds=60.0,
+        tracing_context={},
+        params_metadata=None,
+        attempt=1,
     )
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_promise_ends_by_itself_unless_the_task_was_leased(kept: bool) -> None:
+    clock = ManualClock()
+    storage = MemoryStorage(clock)
+    await storage.open(StoreOptions(block_seconds=0.01))
+    job = a_job()
+    await storage.jobs.create(job)
+    [delivery] = await storage.inbox.read("default", "executor-1", 1)
+    stored = await storage.jobs.load(job.id)
+    assert stored is not None
+    offers = (a_task("first"), a_task("second"))
+    await storage.jobs.commit(stored, Step(job, offers), delivery)
+    document = {"resources": {"max_concurrent_tasks": 1}}
+    await storage.workers.register(WORKER, document, 60.0)
+    first, second = await storage.board.heads(0, 2)
     async with storage.liveness.keep(GATEWAY):
         for number in range(2):
             until = clock.now() + 60.0
             await storage.workers.announce_credit(WORKER, f"p{number}", GATEWAY, until, 60.0)
-        assert await storage.workers.match(WORKER, task) is MatchAnswer.MATCHED
+        assert await storage.workers.match(WORKER, first) is MatchAnswer.MATCHED
+        assert await storage.workers.match(WORKER, second) is MatchAnswer.FULL
+        if kept:
+            await storage.board.lease(first.task_id, job.id, 1, WORKER, 1)
+            await storage.relay.run_once(0)
 
         clock.advance(10.1)
 
         worker = await storage.workers.get(WORKER)
         assert worker is not None
-        assert worker.held == 0
-        assert await storage.workers.match(WORKER, task) is MatchAnswer.MATCHED
+        assert worker.held == (1 if kept else 0)
+        answer = MatchAnswer.FULL if kept else MatchAnswer.MATCHED
+        assert await storage.workers.match(WORKER, second) is answer
 
 
 async def test_idempotency_keys_are_forgotten_after_a_week() -> None:

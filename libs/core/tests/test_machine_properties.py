@@ -143,7 +143,7 @@ KINDS = [
     *["go on"] * 40,
     *["raise"] * 5,
     *["noise"] * 3,
-    *["cancel"] * 4,
+    *["cancel"] * 6,
     *["ask for nothing", "set aside"],
 ]
 CHANCES = st.builds(

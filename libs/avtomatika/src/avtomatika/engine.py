@@ -1,8 +1,7 @@
 """The whole orchestrator in one process: the same services as apart, over one storage."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from aiohttp import ClientSession, web
@@ -10,19 +9,26 @@ from aiohttp import ClientSession, web
 from avtomatika import app_keys
 from avtomatika_common import ids
 from avtomatika_common.backend.opening import storage_of, store_options
-from avtomatika_common.backend.ports import JobIsTerminal, JobNotFound, StorageBackend, Stored
+from avtomatika_common.backend.ports import (
+    JobIsTerminal,
+    JobNotFound,
+    StorageBackend,
+    Stored,
+    StoreUnavailable,
+)
 from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.codec import as_json, check_json
 from avtomatika_common.config import Config
-from avtomatika_common.documents import job_document
+from avtomatika_common.documents import base_document, job_document
 from avtomatika_common.history import history_reader
 from avtomatika_common.lifecycle import Service, StartupError, Suite
 from avtomatika_common.loading import in_directory
 from avtomatika_common.logs import get_logger
 from avtomatika_common.process import run_process
+from avtomatika_common.records import open_approval
 from avtomatika_core.commands import Notify, Step
 from avtomatika_core.events import CancelRequested
-from avtomatika_core.job import Client, JobId, Origin, new_job
+from avtomatika_core.job import Client, Job, JobId, Origin, new_job
 from avtomatika_dispatcher.service import DispatcherService
 from avtomatika_dispatcher.settings import Settings as DispatcherSettings
 from avtomatika_executor.service import ExecutorService
@@ -54,7 +60,8 @@ class OrchestratorEngine:
 
     Callbacks (async functions, called in the process that committed the change):
     `on_job_finished` gets (job_id, status, job document), `on_approval_requested` (job_id,
-    `{integration, message, decisions, deadline, token}`).
+    `{integration, message, decisions, deadline, token, url}`; `url` is a path of this engine).
+    One that raises is logged and hurts nobody.
     """
 
     def __init__(self, storage: StorageBackend | None = None, config: Config | None = None) -> None:
@@ -98,21 +105,15 @@ class OrchestratorEngine:
     async def start(self) -> None:
         """Start every service; returns when work can arrive.
 
-        Raises RuntimeError `Storage Backend is unavailable.`, StartupError.
+        Raises RuntimeError `Storage Backend is unavailable.`, and when it was started before: an
+        aiohttp application serves once, so the next start takes a new engine. Raises StartupError.
         """
-        self.setup()
+        await self._open()
         try:
-            await self.storage.open(store_options(self.config))
-        except StartupError as reason:
-            raise RuntimeError("Storage Backend is unavailable.") from reason
-        try:
-            if not await self.storage.ping():
-                raise RuntimeError("Storage Backend is unavailable.")
-            self._session = ClientSession()
-            self.app[app_keys.HTTP_SESSION_KEY] = self._session
             self._suite = Suite(*self._services)
             await self._suite.start()
         except BaseException:
+            self._suite = None
             await self._close()
             raise
 
@@ -137,13 +138,27 @@ class OrchestratorEngine:
     @asynccontextmanager
     async def _as_process(self, _config: Config) -> AsyncGenerator[Sequence[Service], None]:
         try:
-            await self.start()
+            await self._open()
         except RuntimeError as error:
             raise StartupError(f"{error} {error.__cause__ or ''}".strip()) from error
         try:
-            yield ()
+            yield self._services
         finally:
-            await self.stop()
+            await self._close()
+
+    async def _open(self) -> None:
+        self.setup()
+        if app_keys.HTTP_SESSION_KEY in self.app:
+            raise RuntimeError("The engine was started before; make a new one.")
+        try:
+            await self.storage.open(store_options(self.config))
+        except StartupError as reason:
+            raise RuntimeError("Storage Backend is unavailable.") from reason
+        if not await self.storage.ping():
+            await self.storage.close()
+            raise RuntimeError("Storage Backend is unavailable.")
+        self._session = ClientSession()
+        self.app[app_keys.HTTP_SESSION_KEY] = self._session
 
     async def _close(self) -> None:
         if self._session is not None:
@@ -205,8 +220,11 @@ class OrchestratorEngine:
         tracing_context: Mapping[str, str] | None = None,
         data_metadata: Mapping[str, Any] | None = None,
     ) -> str:
-        """Create a job that belongs to no client; its id. Raises ValueError `Blueprint … not found.`"""
-        check_json(initial_data)
+        """Create a job that belongs to no client; its id.
+
+        Raises ValueError `Blueprint … not found.`, TypeError for data that JSON cannot carry.
+        """
+        check_json([initial_data, tracing_context, data_metadata])
         blueprint = self.blueprints.get(blueprint_name)
         if blueprint is not None and blueprint.start_state is not None:
             group, start_state = self.config.AVTOMATIKA_EXECUTOR_GROUP, blueprint.start_state
@@ -239,7 +257,7 @@ class OrchestratorEngine:
         return True
 
     async def _committed(self, stored: Stored, step: Step) -> None:
-        """Tell the callbacks; a callback that raises is logged and hurts nobody else."""
+        """Tell the callbacks what this process committed."""
         if not (self.on_job_finished or self.on_approval_requested):
             return
         for command in step.commands:
@@ -248,18 +266,29 @@ class OrchestratorEngine:
             job = stored.job
             if command.approval is not None:
                 for on_approval in self.on_approval_requested:
-                    await _call(on_approval(job.id, dict(command.approval)), job.id)
+                    with _survived(job.id):
+                        await on_approval(job.id, open_approval(job.id, command.approval))
             elif self.on_job_finished:
-                view = await self.storage.jobs.view(job.id)
-                document = {} if view is None else as_json(job_document(view))
+                document = await self._document(job)
                 for on_finished in self.on_job_finished:
-                    await _call(on_finished(job.id, job.status.value, document), job.id)
+                    with _survived(job.id):
+                        await on_finished(job.id, job.status.value, document)
+
+    async def _document(self, job: Job) -> dict[str, Any]:
+        try:
+            view = await self.storage.jobs.view(job.id)
+        except StoreUnavailable:
+            view = None
+        document: dict[str, Any] = as_json(
+            base_document(job) if view is None else job_document(view)
+        )
+        return document
 
 
-async def _call(callback: Awaitable[object], job_id: str) -> None:
+@contextmanager
+def _survived(job_id: str) -> Generator[None, None, None]:
+    """A callback that raises is the application's trouble, not the job's."""
     try:
-        await callback
-    except asyncio.CancelledError:
-        raise
+        yield
     except Exception:
         log.exception("callback raised", job_id=job_id)

@@ -3,6 +3,7 @@
 User data is JSON on every backend: string keys, and tuples come back as lists.
 """
 
+import json
 from typing import Any, Final
 
 import msgspec
@@ -33,16 +34,19 @@ class NotJson(TypeError):
 
 
 def check_json(value: object) -> None:
-    """Raises NotJson for what msgpack carries and JSON does not: bytes, sets, dates, numeric keys."""
+    """Raises NotJson for what msgpack carries and JSON does not: bytes, sets, dates, NaN, numeric keys."""
     try:
-        orjson.dumps(value, option=_JSON_OPTIONS)
-    except TypeError as error:
+        encoded = orjson.dumps(value, option=_JSON_OPTIONS)
+        if b"null" in encoded:  # orjson writes NaN and Infinity so; the slower encoder refuses them
+            json.dumps(value, allow_nan=False, default=str)
+    except (TypeError, ValueError) as error:
         raise NotJson(str(error)) from error
 
 
 def pack_data(data: JobData) -> bytes:
     """`data` as it is stored. Raises NotJson."""
-    check_json((data.state_history, data.initial_data, data.data_metadata))
+    parts = (data.state_history, data.initial_data, data.data_metadata)
+    check_json([part for part in parts if part is not None])
     try:
         return pack(data)
     except (TypeError, OverflowError, RecursionError, UnicodeEncodeError) as error:

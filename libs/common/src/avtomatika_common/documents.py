@@ -1,6 +1,9 @@
 """The public form of a job: the document that answers, webhooks, history and callbacks show."""
 
+from datetime import UTC, datetime
 from typing import Any
+
+from msgspec.structs import asdict
 
 from avtomatika_common.backend.ports import JobView
 from avtomatika_core.job import (
@@ -12,22 +15,6 @@ from avtomatika_core.job import (
     TaskRetryWait,
     TaskWait,
 )
-from avtomatika_core.outcomes import TaskRequest
-
-
-def task_info(request: TaskRequest) -> dict[str, Any]:
-    """A task as its handler described it (`current_task_info`)."""
-    return {
-        "type": request.type,
-        "params": request.params,
-        "transitions": request.transitions,
-        "dispatch_strategy": request.strategy,
-        "resource_requirements": request.resource_requirements,
-        "max_cost": request.max_cost,
-        "priority": request.priority,
-        "dispatch_timeout_seconds": request.dispatch_timeout_seconds,
-        "result_timeout_seconds": request.result_timeout_seconds,
-    }
 
 
 def client_config(client: Client) -> dict[str, Any]:
@@ -55,7 +42,7 @@ def base_document(job: Job) -> dict[str, Any]:
         "task_retry_count": head.task_retry_count,
         "transition_count": head.transition_count,
         "error_message": head.error_message,
-        "last_error": head.last_error,
+        "last_error": None if head.last_error is None else asdict(head.last_error),
         "data_metadata": job.data_metadata,
         "finished_at": head.finished_at,
     }
@@ -71,14 +58,14 @@ def base_document(job: Job) -> dict[str, Any]:
         case TaskWait() as wait:
             document |= {
                 "current_task_id": wait.task_id,
-                "current_task_info": task_info(wait.request),
+                "current_task_info": wait.request.described(),
                 "current_task_transitions": wait.request.transitions,
                 "task_dispatched_at": wait.dispatched_at,
                 "dispatch_deadline": wait.dispatch_deadline,
             }
         case TaskRetryWait() as wait:
             document |= {
-                "current_task_info": task_info(wait.request),
+                "current_task_info": wait.request.described(),
                 "current_task_transitions": wait.request.transitions,
             }
         case BranchesWait() as wait:
@@ -89,7 +76,7 @@ def base_document(job: Job) -> dict[str, Any]:
             document["approval"] = {
                 "integration": wait.integration,
                 "message": wait.message,
-                "decisions": sorted(wait.transitions),
+                "decisions": wait.decisions,
                 "requested_at": wait.requested_at,
                 "deadline": wait.deadline,
             }
@@ -124,7 +111,7 @@ def job_document(view: JobView) -> dict[str, Any]:
                 {
                     "progress": p.progress,
                     "message": p.message,
-                    "timestamp": p.at,
+                    "timestamp": datetime.fromtimestamp(p.at, UTC).isoformat(),
                     "task_id": p.task_id,
                 }
                 for p in view.progress

@@ -15,7 +15,10 @@ COLUMNS: Final[tuple[str, ...]] = (
 
 
 class HistoryReader(Protocol):
-    """What happened to jobs. Rows are JSON objects with `COLUMNS`, timestamps ISO-8601 text."""
+    """What happened to jobs. Rows are JSON objects with `COLUMNS`, timestamps ISO-8601 text.
+
+    Raises StoreUnavailable where the archive cannot be read.
+    """
 
     async def rows(self, job_id: str) -> list[dict[str, Any]]:
         """All rows of a job, oldest first."""
@@ -27,11 +30,9 @@ class HistoryReader(Protocol):
         """The newest row of each job of a client (None: of all), newest first."""
         ...
 
-    async def is_known(self, job_id: str) -> bool: ...
-
 
 def sqlite_path(uri: str) -> str:
-    """File of a `sqlite:` URI. Raises StartupError for a scheme we cannot serve."""
+    """File of a `sqlite:` URI. Raises StartupError for one we cannot serve."""
     scheme = urlsplit(uri).scheme
     if scheme != "sqlite":
         raise StartupError(
@@ -40,8 +41,11 @@ def sqlite_path(uri: str) -> str:
         )
     if find_spec("aiosqlite") is None:
         raise StartupError("History needs the extra 'history': pip install 'avtomatika[history]'.")
-    rest = uri.removeprefix("sqlite:")
-    return f"/{rest.lstrip('/')}" if rest.startswith("//") else rest
+    path = uri[len("sqlite:") :]
+    path = f"/{path.lstrip('/')}" if path.startswith("//") else path
+    if path in {"", "/"}:
+        raise StartupError("HISTORY_DATABASE_URI names no file: sqlite:///absolute/path.db.")
+    return path
 
 
 def history_reader(uri: str | None, zone: tzinfo) -> HistoryReader | None:

@@ -1,14 +1,15 @@
 """Reading the archive from the SQLite file the history service writes."""
 
 import asyncio
-from contextlib import suppress
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiosqlite
 
 from avtomatika_common import codec
+from avtomatika_common.backend.ports import StoreUnavailable
 from avtomatika_common.history import COLUMNS, HistoryReader
 
 
@@ -20,9 +21,13 @@ class SqliteHistoryReader(HistoryReader):
         self._zone = zone
 
     async def rows(self, job_id: str) -> list[dict[str, Any]]:
+        # `place` orders what the job's own commits wrote, whatever the clocks of their processes
+        # said. What its branches did (a negative place) stands among it by time.
         return await self._select(
-            f"SELECT {', '.join(COLUMNS)} FROM job_history WHERE job_id = ? "  # noqa: S608
-            "ORDER BY timestamp, place, event_id",
+            f"SELECT {', '.join(COLUMNS)} FROM (SELECT *, CASE WHEN place < 0 "  # noqa: S608
+            "  THEN timestamp ELSE max(timestamp) OVER (PARTITION BY place < 0 ORDER BY place) END"
+            "  AS reached FROM job_history WHERE job_id = ?) "
+            "ORDER BY reached, place < 0, place, timestamp, event_id",
             (job_id,),
         )
 
@@ -37,19 +42,21 @@ class SqliteHistoryReader(HistoryReader):
             (client_name, limit, offset),
         )
 
-    async def is_known(self, job_id: str) -> bool:
-        return bool(await self.rows(job_id))
-
     async def _select(self, query: str, parameters: tuple[object, ...]) -> list[dict[str, Any]]:
         if not await asyncio.to_thread(Path(self._path).exists):
             return []
-        with suppress(aiosqlite.OperationalError):  # the writer has not made the table yet
+        try:
             async with (
-                aiosqlite.connect(f"file:{self._path}?mode=ro", uri=True) as database,
+                aiosqlite.connect(f"file:{quote(self._path)}?mode=ro", uri=True) as database,
                 database.execute(query, parameters) as cursor,
             ):
                 return [self._row(tuple(values)) for values in await cursor.fetchall()]
-        return []
+        except aiosqlite.Error as error:
+            if "no such table" in str(error):  # the writer has not made it yet
+                return []
+            raise StoreUnavailable(
+                f"the history in {self._path} cannot be read: {error}"
+            ) from error
 
     def _row(self, values: tuple[Any, ...]) -> dict[str, Any]:
         row = dict(zip(COLUMNS, values, strict=True))

@@ -43,6 +43,8 @@ def _named(names: str) -> Iterator[StateMachineBlueprint]:
         try:
             module = importlib.import_module(module_name)
             blueprints = _as_list(getattr(module, attribute)) if attribute else _all_of(module)
+            if not blueprints:
+                raise ValueError(f"module '{module_name}' has no blueprint")
             for blueprint in blueprints:
                 blueprint.validate()
         except Exception as error:
@@ -54,7 +56,10 @@ def _named(names: str) -> Iterator[StateMachineBlueprint]:
 
 
 def in_directory(directory: str) -> Iterator[StateMachineBlueprint]:
-    """The blueprints of every `*.py` in `directory` (empty: none); a bad file is logged."""
+    """The blueprints of every `*.py` in `directory` (empty: none); a bad file is logged.
+
+    Raises StartupError where there is no such directory.
+    """
     if not directory:
         return
     if not Path(directory).is_dir():
@@ -71,6 +76,7 @@ def in_directory(directory: str) -> Iterator[StateMachineBlueprint]:
             for blueprint in blueprints:
                 blueprint.validate()
         except Exception:
+            sys.modules.pop(f"avtomatika_user_{path.stem}", None)
             log.exception("blueprint file cannot be loaded", path=str(path))
             continue
         yield from blueprints
@@ -78,8 +84,6 @@ def in_directory(directory: str) -> Iterator[StateMachineBlueprint]:
 
 def _all_of(module: ModuleType) -> list[StateMachineBlueprint]:
     found = [value for value in vars(module).values() if isinstance(value, StateMachineBlueprint)]
-    if not found:
-        raise ValueError(f"module '{module.__name__}' has no blueprint")
     return list(dict.fromkeys(found))
 
 

@@ -3,6 +3,7 @@
 Their ids come from the job and the fence of the commit that wrote them, so a repeat is the same record.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -24,7 +25,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     blueprint: str
     client_name: str | None
     order: int
-    """Total order of one job's facts: place within its commits."""
+    """Place within the job's commits; -1 for a branch's, which are written beside them."""
     fact: RecordFact
     snapshot: dict[str, Any]
     """The job's document after the change."""
@@ -42,7 +43,10 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     result: dict[str, Any]
     """The job's `state_history`."""
     error: str | None = None
+    metadata: dict[str, Any] = {}
+    """The job's, as its client gave it."""
     approval: dict[str, Any] | None = None
+    """Of `Notify`, and the `url` (a path of the gateway) that takes the decision."""
 
 
 unpack_fact: Final = msgspec.msgpack.Decoder(Fact).decode
@@ -83,9 +87,18 @@ def pack_notification(job: Job, command: Notify, fence: str, index: int) -> byte
             status=job.status.value,
             result=job.data.state_history,
             error=job.head.error_message,
-            approval=command.approval,
+            metadata=job.origin.metadata,
+            approval=None if command.approval is None else open_approval(job.id, command.approval),
         )
     )
+
+
+def open_approval(job_id: JobId, approval: Mapping[str, Any]) -> dict[str, Any]:
+    """What an approver is told: `{integration, message, decisions, deadline, token, url}`.
+
+    `url` is a path: how the gateway is reached from outside is not known here.
+    """
+    return {**approval, "url": f"/_public/webhooks/approval/{job_id}"}
 
 
 def pack_branch_fact(job_id: JobId, origin: Origin, command: RecordFact, task_id: TaskId) -> bytes:
@@ -96,7 +109,7 @@ def pack_branch_fact(job_id: JobId, origin: Origin, command: RecordFact, task_id
             job_id=job_id,
             blueprint=origin.blueprint,
             client_name=origin.client.name,
-            order=0,
+            order=-1,
             fact=command,
             snapshot={},
         )

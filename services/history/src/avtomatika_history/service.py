@@ -20,7 +20,6 @@ from avtomatika_history.settings import Settings
 
 log = get_logger()
 
-_LOOK_SECONDS = 5.0
 _BACK_OFF_SECONDS = 1.0
 _DRAIN_READ_SECONDS = 0.2
 
@@ -65,7 +64,7 @@ class HistoryService:
                 if clock.now() >= next_look:  # left by dead ones, or by a cut read of our own
                     entries = await self._stream.pending(self.instance)
                     entries += await self._stream.take_over(self.instance, self._settings.batch)
-                    next_look = clock.now() + _LOOK_SECONDS
+                    next_look = clock.now() + self._settings.look_seconds
                 else:
                     entries = await self._stream.read(self.instance, self._settings.batch)
                 await self._write(entries)

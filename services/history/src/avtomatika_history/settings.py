@@ -10,6 +10,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     uri: str | None = None
     """`sqlite:…`; None: nothing is archived, the service idles."""
     batch: int = 500
+    look_seconds: float = 5.0
+    """How often it looks for facts that a dead archive left."""
     shutdown_timeout_seconds: float = 30.0
 
     @classmethod

@@ -43,11 +43,23 @@ class SqliteArchive:
 
     async def write(self, rows: Iterable[Row]) -> None:
         """Insert rows in one transaction; a row whose event_id is there already is left as it is."""
-        if self._database is None:
-            self._database = await aiosqlite.connect(self._path, timeout=10.0)
-            await self._database.executescript(_SCHEMA)
-        await self._database.executemany(_INSERT, rows)
-        await self._database.commit()
+        database = self._database or await self._open()
+        try:
+            await database.executemany(_INSERT, rows)
+            await database.commit()
+        except aiosqlite.Error:
+            await self.close()  # and with it the half transaction
+            raise
+
+    async def _open(self) -> aiosqlite.Connection:
+        database = await aiosqlite.connect(self._path, timeout=10.0)
+        try:
+            await database.executescript(_SCHEMA)
+        except BaseException:
+            await database.close()
+            raise
+        self._database = database
+        return database
 
     async def close(self) -> None:
         database, self._database = self._database, None

@@ -437,7 +437,7 @@ def _open_wait(job: Job) -> str:
         case ApprovalWait(token=token):
             return token
         case TaskWait(task_id=task_id):
-            return task_id
+            return f"t:{task_id}"  # which no token is
         case _:
             return ""
 

@@ -5,7 +5,7 @@
   KEYS  job
   ARGV  p, job id, fence as read, new fence, inbox stream, consumer, entry,
         'keep' (the job runs on under this entry) | 'requeue' (under a new one) | 'answer',
-        status, run, wait token of an open approval or '', head, data or '' (unchanged),
+        status, run, token of an open approval or `t:<task>` or '', head, data or '' (unchanged),
         then the effects, one after another: a name and as many arguments as it takes (see below)
   Returns  'OK', or the new claim after 'requeue'; 'AGAIN' this very commit is done; 'LOST' the entry
            is no longer pending for the consumer; 'STALE' the job was changed by somebody else

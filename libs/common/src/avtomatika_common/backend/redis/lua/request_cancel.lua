@@ -18,8 +18,8 @@ end
 local held = 0
 if stored[1] == 'waiting_for_worker' or stored[1] == 'waiting_for_parallel_tasks' then
   local open = redis.call('HKEYS', job .. ':br')
-  if stored[4] ~= '' then
-    open[#open + 1] = stored[4]
+  if string.sub(stored[4], 1, 2) == 't:' then
+    open[#open + 1] = string.sub(stored[4], 3)
   end
   for n = 1, math.min(#open, 512) do
     if redis.call('HGET', p .. 't:' .. open[n], 'state') == 'leased' then
