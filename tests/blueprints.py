@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from avtomatika_common.actions import ActionFactory
 from avtomatika_common.blueprint import StateMachineBlueprint
-from avtomatika_common.context import ActionFactory
 
 
 def counting_chain(transitions: int, name: str = "chain") -> StateMachineBlueprint:

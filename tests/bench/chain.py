@@ -20,13 +20,13 @@ import uvloop
 from redis.asyncio import Redis
 
 from avtomatika_common import codec, ids
+from avtomatika_common.actions import ActionFactory
 from avtomatika_common.backend.memory.storage import MemoryStorage
 from avtomatika_common.backend.ports import Backend, StoreOptions
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.blueprint import StateMachineBlueprint
-from avtomatika_common.context import ActionFactory
 from avtomatika_common.lifecycle import running
 from avtomatika_core.job import Head, JobId, JobStatus, Origin, new_job
 from avtomatika_executor import ExecutorService, Settings
@@ -141,21 +141,20 @@ class Floor:
         self.jobs: list[tuple[str, str]] = []
         await self._client.xgroup_create(self._stream, "g", "0", mkstream=True)
         pipe = self._client.pipeline(transaction=False)
-        for _ in range(jobs):
-            job_id = ids.new_id()
+        created = [keys.job(self._p, ids.new_id()) for _ in range(jobs)]
+        for key in created:
             pipe.hset(
-                keys.job(self._p, job_id),
+                key,
                 mapping={
                     "fence": "0:0", "input": head, "head": head, "data": codec.EMPTY_DATA,
                     "run": 0, "tries": 0, "claim": "", "wait": "", "cancel": "",
                     "status": "running", "group": "floor", "owner": "",
                 },
             )  # fmt: skip
-            pipe.xadd(self._stream, {"j": job_id, "e": b"x"})
+            pipe.xadd(self._stream, {"j": key[-36:], "e": b"x"})
         replies = await pipe.execute()
         await self._client.xreadgroup("g", "c", {self._stream: ">"}, count=jobs)
         entries = [entry.decode() for entry in replies[1::2]]
-        created = [key.decode() for key in await self._client.keys(f"{self._p}j:*")]
         self.jobs = list(zip(created, entries, strict=True))
         self.head = codec.pack(Head(status=JobStatus.RUNNING, state="s1", transition_count=1,
                                     updated_at=NOON))  # fmt: skip

@@ -9,10 +9,10 @@ import pytest
 from redis.asyncio import Redis
 
 from avtomatika_common import ids
+from avtomatika_common.actions import ActionFactory
 from avtomatika_common.backend.ports import ResultAnswer, StoreOptions, WaitingTask
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.blueprint import StateMachineBlueprint
-from avtomatika_common.context import ActionFactory
 from avtomatika_common.lifecycle import running
 from avtomatika_core.events import CancelRequested, TaskSucceeded
 from avtomatika_core.job import JobStatus, TaskId, WorkerId

@@ -9,7 +9,7 @@ from avtomatika_common.backend.ports import Backend
 class Faulty:
     """`port` with some of its methods replaced by `instead`; the rest as it is."""
 
-    def __init__(self, port: Any, **instead: Callable[..., Any]) -> None:
+    def __init__(self, port: Any, **instead: object) -> None:
         self._port = port
         self.__dict__.update(instead)
 

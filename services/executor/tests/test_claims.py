@@ -6,16 +6,23 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from services.executor.tests.faults import with_faults
-from services.executor.tests.world import World, a_blueprint, dispatch, go_to
+from services.executor.tests.world import (
+    World,
+    a_blueprint,
+    dispatch,
+    go_to,
+    until_draining,
+    until_idle,
+)
 
+from avtomatika_common.actions import ActionFactory
 from avtomatika_common.backend.memory.storage import MemoryStorage
 from avtomatika_common.backend.ports import Delivery, StoreUnavailable
 from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.clock import SystemClock
-from avtomatika_common.context import ActionFactory, JobContext
+from avtomatika_common.context import JobContext
 from avtomatika_common.lifecycle import running
 from avtomatika_core.job import JobId, JobStatus
-from avtomatika_executor import ExecutorService
 from tests.blueprints import counting_chain
 from tests.support import until
 
@@ -40,20 +47,6 @@ class Gate:
         return a_blueprint({"a": handler})
 
 
-def unread(world: World) -> list[str]:
-    """Entries of the inbox that nobody has answered."""
-    return list(world.store._tables.entries)
-
-
-def seems_dead(world: World, executor: ExecutorService) -> None:
-    """Its liveness has run out, as if it were stopped; it knows nothing of it."""
-    del world.store.liveness._alive[executor.instance]
-
-
-def seems_alive(world: World, executor: ExecutorService) -> None:
-    world.store.liveness._alive[executor.instance] = 1
-
-
 # --- commits
 
 
@@ -63,7 +56,7 @@ async def test_a_stale_commit_is_decided_again_and_the_handler_not_run_again(wor
     async with running(world.executor(blueprint)):
         job_id = await world.create(blueprint)
         await until(lambda: gate.runs)
-        world.store._tables.jobs[job_id].renew_fence("somebody-else")
+        world.record(job_id).renew_fence("somebody-else")
         gate.may_end.set()
         job = await world.end_of(job_id)
 
@@ -100,7 +93,7 @@ async def test_a_commit_without_an_answer_is_repeated_and_applied_once(
         *["step"] * 6,
         "job_completed",
     ]
-    assert unread(world) == []
+    assert world.unread() == []
 
 
 @pytest.mark.parametrize("happened", [True, False])
@@ -196,22 +189,21 @@ async def test_who_lost_its_claim_writes_nothing(world: World) -> None:
     async with running(executor):
         job_id = await world.create(blueprint)
         await until(lambda: gate.runs)
-        seems_dead(world, executor)
+        world.seems_dead(executor)
         [taken] = await world.store.inbox.take_over("default", executor.instance, "other", 10)
-        seems_alive(world, executor)
-        before = world.store._tables.jobs[job_id].fence
+        world.seems_alive(executor)
+        before = world.record(job_id).fence
         gate.may_end.set()
-        await until(lambda: not executor._in_hand)
+        await until_idle(executor)
 
         assert (await world.job(job_id)).status is JobStatus.RUNNING
-        assert world.store._tables.jobs[job_id].fence == before
+        assert world.record(job_id).fence == before
         assert await world.store.inbox.pending("default", "other") == [taken]
 
 
 async def test_what_a_dead_executor_left_is_taken_over_once() -> None:
     """R4: the one that seemed dead comes back and is refused."""
-    world = World()
-    world.store = MemoryStorage(SystemClock())
+    world = World(MemoryStorage(SystemClock()))
     gates = [Gate(), Gate()]
     first, second = (world.executor(gate.blueprint()) for gate in gates)
     gates[1].may_end.set()
@@ -219,22 +211,21 @@ async def test_what_a_dead_executor_left_is_taken_over_once() -> None:
         job_id = await world.create(gates[0].blueprint())
         await until(lambda: gates[0].runs)
         async with running(second):
-            seems_dead(world, first)
+            world.seems_dead(first)
             job = await world.end_of(job_id)
-            seems_alive(world, first)
+            world.seems_alive(first)
             gates[0].may_end.set()
-            await until(lambda: not first._in_hand)
+            await until_idle(first)
 
     assert (gates[0].runs, gates[1].runs) == (1, 1)
     assert (job.status, job.head.transition_count) == (JobStatus.FINISHED, 1)
     assert await world.job(job_id) == job
-    assert unread(world) == []
+    assert world.unread() == []
 
 
 async def test_an_executor_that_lives_keeps_its_jobs() -> None:
     """R4: however long the handler takes."""
-    world = World()
-    world.store = MemoryStorage(SystemClock())
+    world = World(MemoryStorage(SystemClock()))
     gates = [Gate(), Gate()]
     first, second = (world.executor(gate.blueprint()) for gate in gates)
     looks = 0
@@ -265,22 +256,20 @@ async def test_an_executor_that_lives_keeps_its_jobs() -> None:
 async def test_a_job_delivered_too_often_without_a_commit_is_quarantined(world: World) -> None:
     blueprint = counting_chain(2)
     job_id = await world.create(blueprint)
-    world.store._tables.jobs[job_id].tries = 6
+    world.record(job_id).tries = 6
     async with running(world.executor(blueprint)):
         job = await world.end_of(job_id)
 
     assert job.status is JobStatus.QUARANTINED
-    assert job.head.error_message == (
-        "An event of the job was delivered 6 times without a commit."
-    )
+    assert job.head.error_message == ("An event of the job was delivered 6 times without a commit.")
     assert job.data.state_history == {}
-    assert unread(world) == []
+    assert world.unread() == []
 
 
 async def test_five_deliveries_are_not_too_many(world: World) -> None:
     blueprint = counting_chain(2)
     job_id = await world.create(blueprint)
-    world.store._tables.jobs[job_id].tries = 5
+    world.record(job_id).tries = 5
     async with running(world.executor(blueprint)):
         job = await world.end_of(job_id)
 
@@ -307,15 +296,15 @@ async def test_an_entry_of_a_job_that_cannot_be_read_is_put_away_and_the_others_
 ) -> None:
     blueprint = counting_chain(2)
     broken = await world.create(blueprint)
-    world.store._tables.jobs[broken].head = b"\xc1 no msgpack"
+    world.record(broken).head = b"\xc1 no msgpack"
     async with running(world.executor(blueprint)):
         job = await world.end_of(await world.create(blueprint))
-        await until(lambda: world.store._tables.dead)
+        await until(lambda: world.tables.dead)
 
-    [(entry, _reason)] = world.store._tables.dead
+    [(entry, _reason)] = world.tables.dead
     assert entry.job_id == broken
     assert job.status is JobStatus.FINISHED
-    assert unread(world) == []
+    assert world.unread() == []
 
 
 async def test_an_error_nobody_thought_of_costs_one_job_only(world: World) -> None:
@@ -372,8 +361,8 @@ async def test_a_job_is_handed_to_the_group_that_hosts_its_blueprint(world: Worl
         job = await world.end_of(job_id)
 
     assert job.status is JobStatus.FINISHED
-    assert world.store._tables.jobs[job_id].group == "blue"
-    assert unread(world) == []
+    assert world.record(job_id).group == "blue"
+    assert world.unread() == []
 
 
 async def test_a_job_waits_for_the_executor_of_its_group_that_has_the_new_code(
@@ -425,7 +414,7 @@ async def test_a_stop_lets_handlers_finish_and_hands_their_chains_over(world: Wo
         job_id = await world.create(blueprint)
         await until(lambda: gate.runs)
         stop.set()
-        await until(lambda: executor._draining)
+        await until_draining(executor)
         late = await world.create(blueprint)
         assert not service.done()
         gate.may_end.set()
@@ -433,7 +422,7 @@ async def test_a_stop_lets_handlers_finish_and_hands_their_chains_over(world: Wo
     stopped = await world.job(job_id)
     assert (stopped.status, stopped.state, ran) == (JobStatus.RUNNING, "second", [])
     assert (await world.job(late)).status is JobStatus.PENDING
-    assert world.store._tables.groups["default"].consumers[executor.instance] == {}
+    assert world.tables.groups["default"].consumers[executor.instance] == {}
 
     async with running(world.executor(blueprint)):
         jobs = [await world.end_of(job_id), await world.end_of(late)]
@@ -444,8 +433,7 @@ async def test_a_stop_lets_handlers_finish_and_hands_their_chains_over(world: Wo
 
 async def test_a_handler_that_outlasts_the_stop_is_run_again_by_another() -> None:
     """R70."""
-    world = World()
-    world.store = MemoryStorage(SystemClock())
+    world = World(MemoryStorage(SystemClock()))
     gates = [Gate(), Gate()]
     gates[1].may_end.set()
     async with running(world.executor(gates[0].blueprint(), shutdown_timeout_seconds=0.05)):

@@ -5,10 +5,11 @@ import threading
 from typing import Any
 
 from services.executor.tests.faults import with_faults
-from services.executor.tests.world import World, a_blueprint, go_to
+from services.executor.tests.world import World, a_blueprint, dispatch, go_to
 
+from avtomatika_common.actions import ActionFactory
 from avtomatika_common.backend.ports import Delivery
-from avtomatika_common.context import ActionFactory, JobContext
+from avtomatika_common.context import JobContext
 from avtomatika_common.lifecycle import running
 from avtomatika_core.job import JobStatus
 from tests.blueprints import counting_chain
@@ -82,7 +83,7 @@ async def test_never_more_handlers_run_than_the_limit(world: World) -> None:
     job_ids = [await world.create(blueprint) for _ in range(10)]
     async with running(executor):
         await until(lambda: inside == 3)
-        waiting = sum(len(lane) for lane in store._tables.groups["default"].lanes.values())
+        waiting = sum(len(lane) for lane in world.tables.groups["default"].lanes.values())
         may_end.set()
         jobs = [await world.end_of(job_id) for job_id in job_ids]
 
@@ -91,23 +92,31 @@ async def test_never_more_handlers_run_than_the_limit(world: World) -> None:
     assert {job.status for job in jobs} == {JobStatus.FINISHED}
 
 
-async def test_a_long_chain_lets_waiting_jobs_in(world: World) -> None:
+async def test_a_long_chain_lets_other_started_jobs_in(world: World) -> None:
     order: list[str] = []
 
-    def step(context: JobContext) -> None:
+    async def step(context: JobContext) -> None:
         count = context.state_history["count"] = context.state_history.get("count", 0) + 1
-        order.append(context.initial_data["name"])
+        order.append("long")
+        if count == 3:
+            await world.succeed(task)
         context.actions.transition_to("a" if count < 20 else "end")
 
-    blueprint = a_blueprint({"a": step})
-    job_ids = [await world.create(blueprint, name=name) for name in "xy"]
-    async with running(world.executor(blueprint, max_concurrent_jobs=1, steps_per_claim=5)):
-        jobs = [await world.end_of(job_id) for job_id in job_ids]
+    def after(actions: ActionFactory) -> None:
+        order.append("other")
+        actions.transition_to("end")
 
-    assert [job.data.state_history["count"] for job in jobs] == [20, 20]
-    assert order[:5] == ["x"] * 5
-    assert "y" in order[5:11]
-    assert order.index("y") < len(order) - 1 - order[::-1].index("x")
+    long = a_blueprint({"a": step}, name="long")
+    other = a_blueprint({"a": dispatch({"success": "b"}), "b": after}, name="other")
+    executor = world.executor(long, other, max_concurrent_jobs=1, steps_per_claim=5)
+    async with running(executor):
+        other_id = await world.create(other)
+        task = await world.take()
+        job = await world.end_of(await world.create(long))
+        await world.end_of(other_id)
+
+    assert job.data.state_history["count"] == 20
+    assert order == [*["long"] * 5, "other", *["long"] * 15]
 
 
 async def test_a_megabyte_of_history_does_not_block_the_loop(world: World) -> None:
@@ -126,7 +135,7 @@ async def test_a_megabyte_of_history_does_not_block_the_loop(world: World) -> No
 
     def step(state_history: dict[str, Any], actions: ActionFactory) -> None:
         if not state_history:
-            state_history["rows"] = [{"n": n, "text": "x" * 80} for n in range(10_000)]
+            state_history["rows"] = [{"n": n, "text": "x" * 100} for n in range(10_000)]
         count = state_history["count"] = state_history.get("count", 0) + 1
         actions.transition_to("a" if count < 50 else "end")
 
@@ -136,7 +145,7 @@ async def test_a_megabyte_of_history_does_not_block_the_loop(world: World) -> No
         job = await world.end_of(await world.create(blueprint))
         ticking.cancel()
 
-    assert len(world.store._tables.jobs[job.id].data) > 1_000_000
+    assert len(world.record(job.id).data) > 1_000_000
     assert job.data.state_history["count"] == 50
     assert worst < 0.1
 

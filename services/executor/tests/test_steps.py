@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from services.executor.tests.world import World, a_blueprint, dispatch, go_to
 
+from avtomatika_common.actions import ActionFactory
 from avtomatika_common.backend.ports import Stored
 from avtomatika_common.blueprint import StateMachineBlueprint
-from avtomatika_common.context import ActionFactory, JobContext
+from avtomatika_common.context import JobContext
 from avtomatika_common.lifecycle import running
 from avtomatika_core.commands import Step
-from avtomatika_core.job import JobId, JobStatus, Origin, new_job
+from avtomatika_core.job import ApprovalWait, JobId, JobStatus, Origin, new_job
 from avtomatika_executor import ExecutorService, Settings
 from tests.support import until
 
@@ -25,7 +26,9 @@ async def test_a_transition_runs_the_next_state(world: World) -> None:
     async with running(world.executor(blueprint)):
         job = await world.end_of(await world.create(blueprint))
 
-    facts = [(f.fact.kind, f.fact.followed_by, f.fact.next_state) for f in await world.facts(job.id)]
+    facts = [
+        (f.fact.kind, f.fact.followed_by, f.fact.next_state) for f in await world.facts(job.id)
+    ]
     assert (job.status, job.state) == (JobStatus.FINISHED, "end")
     assert facts == [
         ("job_created", None, None),
@@ -79,12 +82,9 @@ async def test_an_approval_asks_and_waits_without_a_deadline_of_its_own(world: W
         [notice] = await world.notifications()
         due = await world.next_due()
         wait = waiting.head.wait
-        assert wait is not None
+        assert isinstance(wait, ApprovalWait)
         await world.store.jobs.decide_approval(
-            job_id,
-            token=wait.token,  # type: ignore[union-attr]
-            decision="yes",
-            at=world.clock.now(),
+            job_id, token=wait.token, decision="yes", at=world.clock.now()
         )
         job = await world.end_of(job_id)
 
@@ -241,20 +241,16 @@ async def test_a_handler_that_exits_or_cancels_itself_only_fails(
 ) -> None:
     """Such an error would end the executor, or leave the job where it is."""
     errors: list[type[BaseException]] = [SystemExit, asyncio.CancelledError]
-    if is_async:
 
-        async def handler(actions: ActionFactory) -> None:
-            actions.transition_to("end")
-            if errors:
-                raise errors.pop()
-    else:
+    def plain(actions: ActionFactory) -> None:
+        actions.transition_to("end")
+        if errors:
+            raise errors.pop()
 
-        def handler(actions: ActionFactory) -> None:  # type: ignore[misc]
-            actions.transition_to("end")
-            if errors:
-                raise errors.pop()
+    async def coroutine(actions: ActionFactory) -> None:
+        plain(actions)
 
-    blueprint = a_blueprint({"a": handler})
+    blueprint = a_blueprint({"a": coroutine if is_async else plain})
     messages: list[str | None] = []
     async with running(world.executor(blueprint)):
         job_id = await world.create(blueprint)
@@ -405,9 +401,7 @@ async def test_params_json_cannot_carry_are_named(world: World) -> None:
 
     error = await quarantined_at_once(world, a_blueprint({"a": handler}))
 
-    assert error == (
-        "Handler for state 'a' left params.when as datetime, which JSON cannot carry."
-    )
+    assert error == ("Handler for state 'a' left params.when as datetime, which JSON cannot carry.")
     assert await world.board() == []
 
 
@@ -469,7 +463,9 @@ async def test_a_handler_gets_webhook_url_client_and_the_other_fields(world: Wor
     seen: list[tuple[object, ...]] = []
 
     def handler(context: JobContext) -> None:
-        seen.append((context.job_id, context.current_state, context.webhook_url, context.client.plan))
+        seen.append(
+            (context.job_id, context.current_state, context.webhook_url, context.client.plan)
+        )
         context.actions.transition_to("end")
 
     blueprint = a_blueprint({"a": handler})
@@ -523,12 +519,10 @@ async def test_an_event_of_an_ended_job_changes_nothing(world: World) -> None:
         task = await world.take()
         await world.succeed(task)
         job = await world.end_of(job_id)
-        tables = world.store._tables
-        before = (tables.jobs[job_id].fence, tables.jobs[job_id].head)
+        before = (world.record(job_id).fence, world.record(job_id).head)
         answer = await world.succeed(task)
-        packed = world.store._tables.jobs[job_id]
-        await until(lambda: not tables.entries)
+        await world.until_all_is_answered()
 
     assert answer == "ok"  # the same result once more
-    assert (packed.fence, packed.head) == before
+    assert (world.record(job_id).fence, world.record(job_id).head) == before
     assert job.status is JobStatus.FINISHED

@@ -1,11 +1,14 @@
 """An executor on a memory store; workers, watcher and clients are done by hand."""
 
+# pyright: reportPrivateUsage=false
+
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from avtomatika_common import ids
 from avtomatika_common.backend.memory.storage import MemoryStorage
+from avtomatika_common.backend.memory.tables import JobRecord, Tables
 from avtomatika_common.backend.ports import (
     Backend,
     LeasedTask,
@@ -61,9 +64,9 @@ def dispatch(transitions: Mapping[str, str], **options: Any) -> Callable[[JobCon
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, store: MemoryStorage | None = None) -> None:
         self.clock = ManualClock()
-        self.store = MemoryStorage(self.clock)
+        self.store = store or MemoryStorage(self.clock)
 
     def executor(
         self, *blueprints: StateMachineBlueprint, backend: Backend | None = None, **settings: Any
@@ -94,6 +97,21 @@ class World:
         await until(has_ended, message=f"{job_id} did not end: {(await self.job(job_id)).head}")
         return await self.job(job_id)
 
+    @property
+    def tables(self) -> Tables:
+        """What the store holds inside."""
+        return self.store._tables
+
+    def record(self, job_id: JobId) -> JobRecord:
+        return self.tables.jobs[job_id]
+
+    def unread(self) -> list[str]:
+        """Entries of the inbox that nobody has answered."""
+        return list(self.tables.entries)
+
+    async def until_all_is_answered(self) -> None:
+        await until(lambda: not self.tables.entries, message="inbox entries are left")
+
     async def next_due(self) -> float | None:
         return await self.store.timers.next_due(0)
 
@@ -116,6 +134,13 @@ class World:
         return await self.store.board.heads(0, 10_000)
 
     # --- doing what others do
+
+    def seems_dead(self, executor: ExecutorService) -> None:
+        """Its liveness has run out, as if it were stopped; it knows nothing of it."""
+        del self.store.liveness._alive[executor.instance]
+
+    def seems_alive(self, executor: ExecutorService) -> None:
+        self.store.liveness._alive[executor.instance] = 1
 
     async def pass_time(self, seconds: float) -> int:
         """The clock goes on, and what is due then happens; how much that was."""
@@ -190,6 +215,14 @@ class World:
 
     async def cancel(self, job_id: JobId) -> bool:
         return await self.store.jobs.request_cancel(job_id, CancelRequested(at=self.clock.now()))
+
+
+async def until_idle(executor: ExecutorService) -> None:
+    await until(lambda: not executor._in_hand, message="the executor has entries in hand")
+
+
+async def until_draining(executor: ExecutorService) -> None:
+    await until(lambda: executor._draining, message="the executor does not drain")
 
 
 @asynccontextmanager

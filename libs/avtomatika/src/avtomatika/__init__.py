@@ -15,12 +15,6 @@ from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.context import JobContext
 from rxon.validators import is_valid_identifier, validate_identifier
 
-try:
-    from avtomatika_common.backend.redis.storage import RedisStorage
-except ModuleNotFoundError as missing:
-    if missing.name not in {"redis", "hiredis"}:
-        raise
-
 __version__ = version("avtomatika")
 
 __all__ = [
@@ -29,10 +23,17 @@ __all__ = [
     "JobContext",
     "MemoryStorage",
     "OrchestratorEngine",
-    "RedisStorage",
     "StateMachineBlueprint",
     "StorageBackend",
     "__version__",
     "is_valid_identifier",
     "validate_identifier",
 ]
+
+try:
+    from avtomatika_common.backend.redis.storage import RedisStorage
+except ModuleNotFoundError as missing:
+    if missing.name not in {"redis", "hiredis"}:
+        raise
+else:
+    __all__ += ["RedisStorage"]

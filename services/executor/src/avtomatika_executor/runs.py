@@ -108,6 +108,7 @@ class HandlerRuns:
         error: BaseException,
         started_at: float,
     ) -> Ended:
+        """Called while `error` is handled."""
         where = {"job_id": job.id, "blueprint": blueprint.name, "state": job.state, "run": job.run}
         is_definition_error = isinstance(error, DefinitionError)
         if is_definition_error:
@@ -115,7 +116,7 @@ class HandlerRuns:
             log.error("blueprint cannot go on", **where, reason=message)
         else:
             message = f"Handler for state '{job.state}' raised {type(error).__name__}: {error}"
-            log.exception("handler raised", **where, error=type(error).__name__)
+            log.exception("handler raised", **where, error=type(error).__name__)  # noqa: LOG004
         return Ended(
             HandlerRaised(
                 at=self._now(),

@@ -17,7 +17,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_depth: int = 10
     shutdown_timeout_seconds: float = 30.0
     steps_per_claim: int = 100
-    """A job that has gone so many steps on lets waiting ones in before it goes on."""
+    """A job that has gone so many steps on lets events of other started jobs in before it goes on."""
     max_tries: int = 5
     """Deliveries of one entry without a commit before its job is quarantined."""
 

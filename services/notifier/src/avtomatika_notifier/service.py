@@ -202,9 +202,10 @@ def _receiver_of(url: str) -> str:
     """Host and port, however the rest of the address is written."""
     try:
         parts = urlsplit(url)
-        return f"{parts.hostname}:{parts.port or parts.scheme}"
+        port = parts.port
     except ValueError:
         return url
+    return f"{parts.hostname}:{port or parts.scheme}"
 
 
 def webhook_body(notification: Notification) -> dict[str, object]:

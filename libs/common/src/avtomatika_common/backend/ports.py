@@ -288,15 +288,18 @@ class Inbox(Protocol):
         ...
 
     async def forward(self, delivery: Delivery, group: str) -> None:
-        """Hand the entry to another executor group; a claim follows it."""
+        """Hand the entry to another executor group; a claim follows it. Raises LostClaim."""
         ...
 
     async def defer(self, delivery: Delivery, seconds: float) -> None:
-        """Deliver the entry again later, to whoever reads then; a claim follows it."""
+        """Deliver the entry again later, to whoever reads then; a claim follows it.
+
+        Raises LostClaim.
+        """
         ...
 
     async def set_aside(self, delivery: Delivery, reason: str) -> None:
-        """Move an entry that cannot be handled to the dead events."""
+        """Move an entry that cannot be handled to the dead events. Raises LostClaim."""
         ...
 
     async def length(self) -> int:

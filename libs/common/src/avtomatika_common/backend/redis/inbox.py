@@ -68,8 +68,13 @@ class RedisInbox(Inbox):
         self._commands = commands
         self._options = options
         self._readers: dict[tuple[str, str, int], BlockingReader] = {}
+        self._waits: dict[tuple[str, str, int], asyncio.Task[list[Delivery]]] = {}
 
     async def close(self) -> None:
+        for wait in self._waits.values():
+            wait.cancel()
+        await asyncio.gather(*self._waits.values(), return_exceptions=True)
+        self._waits.clear()
         for reader in self._readers.values():
             await reader.close()
         self._readers.clear()
@@ -82,7 +87,7 @@ class RedisInbox(Inbox):
             return found
         if self._options.partitions == 1:
             return await self._read_blocking(group, consumer, 0, room)
-        return await self._first_of_all(group, consumer, room)
+        return await self._first_of_all(group, consumer)
 
     async def _read_now(self, group: str, consumer: str, room: int) -> list[Delivery]:
         found: list[Delivery] = []
@@ -133,21 +138,22 @@ class RedisInbox(Inbox):
             found += self._deliveries(entries, lane, group, consumer, number)
         return found
 
-    async def _first_of_all(self, group: str, consumer: str, room: int) -> list[Delivery]:
-        """Whatever partition has something first. What a cut read had taken is in `pending`."""
+    async def _first_of_all(self, group: str, consumer: str) -> list[Delivery]:
+        """Whatever partition has something first; the reads of the others go on meanwhile."""
         loop = asyncio.get_running_loop()
-        each = max(1, room // self._options.partitions)
-        waits = [
-            loop.create_task(self._read_blocking(group, consumer, number, each))
-            for number in range(self._options.partitions)
-        ]
-        try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            return [delivery for wait in done for delivery in wait.result()]
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+        for number in range(self._options.partitions):
+            key = (group, consumer, number)
+            if key not in self._waits:
+                read = self._read_blocking(group, consumer, number, 1)
+                self._waits[key] = loop.create_task(read, name=f"inbox of partition {number}")
+        ours = {key: wait for key, wait in self._waits.items() if key[:2] == (group, consumer)}
+        await asyncio.wait(ours.values(), return_when=asyncio.FIRST_COMPLETED)
+        found: list[Delivery] = []
+        for key, wait in ours.items():
+            if wait.done():
+                del self._waits[key]
+                found += wait.result()
+        return found
 
     async def _make_group(self, stream: str, error: ResponseError) -> None:
         """A stream holds exactly the unfinished work, so a group that vanished begins at its start."""

@@ -248,7 +248,7 @@ class RedisJobs(JobStore):
                     arguments += ("cancel_child", command.child_id, fence, codec.pack(event))
                 case ResumeParent():
                     parent = command.parent
-                    arguments += ("parent", parent.job_id, parent.group, codec.pack(command.event))
+                    arguments += ("parent", parent.job_id, codec.pack(command.event))
 
     async def _stage(self, job: Job, fan_out: StartBranches, nonce: str) -> None:
         """Lay the branches of a large fan-out beside the job, a chunk at a time."""

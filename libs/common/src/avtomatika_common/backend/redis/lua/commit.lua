@@ -168,12 +168,13 @@ local effects = {
     mark_cancelled(ARGV[i], ARGV[i + 1], ARGV[i + 2])
     return i + 3
   end,
-  -- parent's id, group, event
+  -- parent's id, event
   parent = function(i)
-    if redis.call('EXISTS', p .. 'j:' .. ARGV[i]) == 1 then
-      append_event(p, ARGV[i + 1], ARGV[i], ARGV[i + 2])
+    local parents_group = redis.call('HGET', p .. 'j:' .. ARGV[i], 'group')
+    if parents_group then
+      append_event(p, parents_group, ARGV[i], ARGV[i + 1])
     end
-    return i + 3
+    return i + 2
   end,
   fact = function(i)
     redis.call('XADD', p .. 'facts', '*', 'd', ARGV[i])

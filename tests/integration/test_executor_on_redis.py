@@ -1,0 +1,258 @@
+"""Executors on Redis with several partitions: fan-outs, sub-jobs, cancels, and entries nobody can read."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from avtomatika_common import ids
+from avtomatika_common.actions import ActionFactory
+from avtomatika_common.backend.ports import StoreOptions
+from avtomatika_common.backend.redis import keys
+from avtomatika_common.backend.redis.storage import RedisStorage
+from avtomatika_common.blueprint import StateMachineBlueprint
+from avtomatika_common.context import JobContext
+from avtomatika_common.lifecycle import running
+from avtomatika_core.events import CancelRequested, TaskSucceeded
+from avtomatika_core.job import JobId, JobStatus, TaskId, WorkerId
+from avtomatika_executor import ExecutorService, Settings
+from avtomatika_watcher import Settings as WatcherSettings
+from avtomatika_watcher import WatcherService
+from tests.blueprints import counting_chain
+from tests.jobs import create_job, ended
+from tests.support import until
+
+pytestmark = pytest.mark.integration
+
+PARTITIONS = 3
+
+
+@asynccontextmanager
+async def a_store(url: str) -> AsyncGenerator[RedisStorage, None]:
+    async with Redis.from_url(url) as client:
+        store = RedisStorage(client)
+        await store.open(StoreOptions(partitions=PARTITIONS, block_seconds=0.2))
+        yield store
+        await store.close()
+
+
+def executor(store: RedisStorage, *blueprints: StateMachineBlueprint, **settings: Any) -> Any:
+    for blueprint in blueprints:
+        blueprint.validate()
+    return ExecutorService(Settings(**settings), store, blueprints)
+
+
+def watcher(store: RedisStorage) -> WatcherService:
+    return WatcherService(WatcherSettings(instance_id="w", heartbeat_seconds=60.0), store)
+
+
+@asynccontextmanager
+async def busy_workers(store: RedisStorage) -> AsyncGenerator[None, None]:
+    """Take every task from the boards, do nothing, and succeed."""
+
+    async def work(partition: int) -> None:
+        worker = WorkerId(f"w{partition}")
+        while True:
+            for task in await store.board.heads(partition, 64):
+                leased = await store.board.lease(
+                    task.task_id, task.job_id, task.offer_number, worker, 1
+                )
+                assert leased is not None
+                await store.board.confirm(task.task_id, task.job_id, worker)
+                done = TaskSucceeded(
+                    at=store.clock.now(),
+                    task_id=task.task_id,
+                    worker_id=worker,
+                    fresh_id=TaskId(ids.new_id()),
+                    data=dict(leased.params),
+                )
+                await store.board.end_lease(task.job_id, worker, done)
+            await asyncio.sleep(0.001)
+
+    async with asyncio.TaskGroup() as group:
+        working = [group.create_task(work(partition)) for partition in range(PARTITIONS)]
+        yield
+        for task in working:
+            task.cancel()
+
+
+async def is_empty(store: RedisStorage) -> bool:
+    return await store.inbox.length() == 0
+
+
+async def test_fan_outs_join_each_with_all_results(redis_url: str) -> None:
+    """R11."""
+    blueprint = StateMachineBlueprint("spread")
+    seen: list[list[int]] = []
+
+    @blueprint.handler_for("a", is_start=True)
+    async def spread(actions: ActionFactory) -> None:
+        tasks = [{"type": "t", "params": {"n": n}} for n in range(8)]
+        actions.dispatch_parallel(tasks, aggregate_into="join")
+
+    @blueprint.aggregator_for("join")
+    async def join(context: JobContext) -> None:
+        results = context.aggregation_results or {}
+        seen.append([result["data"]["n"] for result in results.values()])
+        context.actions.transition_to("end")
+
+    @blueprint.handler_for("end", is_end=True)
+    async def end() -> None:
+        pass
+
+    async with a_store(redis_url) as store:
+        async with (
+            running(executor(store, blueprint), executor(store, blueprint)),
+            busy_workers(store),
+        ):
+            job_ids = [await create_job(store, blueprint) for _ in range(20)]
+            jobs = [await ended(store, job_id) for job_id in job_ids]
+            await until(lambda: is_empty(store))
+
+    assert {job.status for job in jobs} == {JobStatus.FINISHED}
+    assert seen == [list(range(8))] * 20
+
+
+async def test_as_many_children_that_end_at_once_as_parents_that_go_on(redis_url: str) -> None:
+    """R21."""
+    child = counting_chain(1, "child")
+    parent = StateMachineBlueprint("parent")
+
+    @parent.handler_for("p", is_start=True)
+    async def start(actions: ActionFactory) -> None:
+        actions.run_blueprint("child", {}, {"success": "well", "failure": "badly"})
+
+    @parent.handler_for("well", is_end=True)
+    @parent.handler_for("badly", is_end=True)
+    async def end() -> None:
+        pass
+
+    async with a_store(redis_url) as store:
+        both = [executor(store, child, parent), executor(store, child, parent)]
+        async with running(*both):
+            job_ids = [await create_job(store, parent) for _ in range(200)]
+            jobs = [await ended(store, job_id, 20.0) for job_id in job_ids]
+            await until(lambda: is_empty(store))
+            counts = await store.jobs.count_by_status()
+
+    assert {job.state for job in jobs} == {"well"}
+    assert counts == {JobStatus.FINISHED: 400}
+
+
+async def test_a_handler_is_repeated_when_its_delay_is_over(redis_url: str) -> None:
+    """R23, with the watcher of a real deployment."""
+    blueprint = StateMachineBlueprint("flaky")
+    runs: list[float] = []
+
+    @blueprint.handler_for("a", is_start=True, is_end=True)
+    async def flaky(state_history: dict[str, Any]) -> None:
+        runs.append(asyncio.get_running_loop().time())
+        state_history.setdefault("runs", []).append(len(runs))
+        if len(runs) < 3:
+            raise OSError("again")
+
+    async with a_store(redis_url) as store:
+        async with running(
+            watcher(store), executor(store, blueprint, retry_delay_seconds=0.1, max_retries=2)
+        ):
+            job = await ended(store, await create_job(store, blueprint))
+
+    assert (job.status, job.head.error_message) == (JobStatus.FINISHED, None)
+    assert job.data.state_history == {"runs": [3]}
+    assert 0.07 < runs[1] - runs[0] < runs[2] - runs[1]
+
+
+async def test_a_cancelled_job_stops_its_handler_and_takes_nothing_from_it(redis_url: str) -> None:
+    blueprint = StateMachineBlueprint("held")
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    @blueprint.handler_for("a", is_start=True, is_end=True)
+    async def held(state_history: dict[str, Any]) -> None:
+        state_history["left"] = True
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    async with a_store(redis_url) as store:
+        async with running(executor(store, blueprint)):
+            job_id = await create_job(store, blueprint)
+            await begun.wait()
+            await store.jobs.request_cancel(job_id, CancelRequested(at=store.clock.now()))
+            job = await ended(store, job_id)
+            await until(stopped.is_set)
+            await until(lambda: is_empty(store))
+            after = await ended(store, job_id)
+
+    assert (job.status, job.data.state_history) == (JobStatus.CANCELLED, {})
+    assert after == job
+
+
+async def test_a_job_moves_to_the_group_that_hosts_its_blueprint(redis_url: str) -> None:
+    moved, other = counting_chain(3, "moved"), counting_chain(1, "other")
+    async with a_store(redis_url) as store:
+        async with running(executor(store, moved, group="blue"), executor(store, other)):
+            job_ids = [await create_job(store, moved) for _ in range(10)]
+            jobs = [await ended(store, job_id) for job_id in job_ids]
+            await until(lambda: is_empty(store))
+
+    assert all(job.data.state_history["steps"] == [0, 1, 2] for job in jobs)
+
+
+async def test_a_job_waits_for_the_new_version_of_its_group(redis_url: str) -> None:
+    new, old = counting_chain(3, "new"), counting_chain(1, "old")
+    async with a_store(redis_url) as store:
+        async with running(watcher(store)):
+            async with running(executor(store, new)):
+                pass  # the catalogue knows it now
+            async with running(executor(store, old)):
+                job_id = await create_job(store, new)
+                await until(lambda: is_empty(store), message="the entry is not deferred")
+            async with running(executor(store, new)):
+                job = await ended(store, job_id)
+
+    assert job.status is JobStatus.FINISHED
+    assert job.data.state_history["steps"] == [0, 1, 2]
+
+
+async def test_entries_and_jobs_nobody_can_read_hold_up_nobody(redis_url: str) -> None:
+    blueprint = counting_chain(2)
+    async with a_store(redis_url) as store, Redis.from_url(redis_url) as client:
+        [garbled, broken] = [await create_job(store, blueprint) for _ in range(2)]
+        p = keys.partition(ids.partition_of(broken, PARTITIONS))
+        await client.hset(keys.job(p, broken), "head", b"\xc1")
+        for number in range(PARTITIONS):
+            lane = keys.lane(keys.partition(number), "in", "default")
+            await client.xadd(lane, {"odd": "fields"})
+            await client.xadd(lane, {"j": "no-id", "e": b"\xc1"})
+        own = keys.lane(keys.partition(ids.partition_of(garbled, PARTITIONS)), "in", "default")
+        await client.xadd(own, {"j": garbled, "e": b"\xc1"})
+        async with running(executor(store, blueprint)):
+            job = await ended(store, await create_job(store, blueprint))
+            bad = await ended(store, garbled)
+            await until(lambda: is_empty(store))
+        dead = [await client.xlen(f"{keys.partition(n)}dead") for n in range(PARTITIONS)]
+
+    assert job.status is JobStatus.FINISHED
+    assert (bad.status, bad.head.error_message) == (
+        JobStatus.QUARANTINED,
+        "An event of the job could not be read.",
+    )
+    assert sum(dead) == 1  # of the job that cannot be read
+
+
+async def test_two_executors_share_jobs_and_each_step_runs_once(redis_url: str) -> None:
+    blueprint = counting_chain(5)
+    async with a_store(redis_url) as store:
+        both = [executor(store, blueprint, max_concurrent_jobs=10) for _ in range(2)]
+        async with running(*both):
+            job_ids: list[JobId] = [await create_job(store, blueprint) for _ in range(200)]
+            jobs = [await ended(store, job_id, 20.0) for job_id in job_ids]
+            await until(lambda: is_empty(store))
+
+    assert all(job.data.state_history["steps"] == [0, 1, 2, 3, 4] for job in jobs)
+    assert all(job.head.transition_count == 5 for job in jobs)
