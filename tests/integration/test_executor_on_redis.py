@@ -10,15 +10,15 @@ from redis.asyncio import Redis
 
 from avtomatika_common import ids
 from avtomatika_common.actions import ActionFactory
-from avtomatika_common.backend.ports import StoreOptions
-from avtomatika_common.backend.redis import keys
+from avtomatika_common.backend.ports import Consumer, StoreOptions
+from avtomatika_common.backend.redis import keys, liveness
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.context import JobContext
 from avtomatika_common.lifecycle import running
 from avtomatika_core.events import CancelRequested, TaskSucceeded
-from avtomatika_core.job import JobId, JobStatus, TaskId, WorkerId
-from avtomatika_executor import ExecutorService, Settings
+from avtomatika_core.job import JobId, JobStatus, Origin, TaskId, WorkerId, new_job
+from avtomatika_executor import ExecutorService, Settings, takeover
 from avtomatika_watcher import Settings as WatcherSettings
 from avtomatika_watcher import WatcherService
 from tests.blueprints import counting_chain
@@ -31,15 +31,17 @@ PARTITIONS = 3
 
 
 @asynccontextmanager
-async def a_store(url: str) -> AsyncGenerator[RedisStorage, None]:
+async def a_store(url: str, block_seconds: float = 0.2) -> AsyncGenerator[RedisStorage, None]:
     async with Redis.from_url(url) as client:
         store = RedisStorage(client)
-        await store.open(StoreOptions(partitions=PARTITIONS, block_seconds=0.2))
+        await store.open(StoreOptions(partitions=PARTITIONS, block_seconds=block_seconds))
         yield store
         await store.close()
 
 
-def executor(store: RedisStorage, *blueprints: StateMachineBlueprint, **settings: Any) -> Any:
+def executor(
+    store: RedisStorage, *blueprints: StateMachineBlueprint, **settings: Any
+) -> ExecutorService:
     for blueprint in blueprints:
         blueprint.validate()
     return ExecutorService(Settings(**settings), store, blueprints)
@@ -103,14 +105,14 @@ async def test_fan_outs_join_each_with_all_results(redis_url: str) -> None:
     async def end() -> None:
         pass
 
-    async with a_store(redis_url) as store:
-        async with (
-            running(executor(store, blueprint), executor(store, blueprint)),
-            busy_workers(store),
-        ):
-            job_ids = [await create_job(store, blueprint) for _ in range(20)]
-            jobs = [await ended(store, job_id) for job_id in job_ids]
-            await until(lambda: is_empty(store))
+    async with (
+        a_store(redis_url) as store,
+        running(executor(store, blueprint), executor(store, blueprint)),
+        busy_workers(store),
+    ):
+        job_ids = [await create_job(store, blueprint) for _ in range(20)]
+        jobs = [await ended(store, job_id) for job_id in job_ids]
+        await until(lambda: is_empty(store))
 
     assert {job.status for job in jobs} == {JobStatus.FINISHED}
     assert seen == [list(range(8))] * 20
@@ -154,11 +156,11 @@ async def test_a_handler_is_repeated_when_its_delay_is_over(redis_url: str) -> N
         if len(runs) < 3:
             raise OSError("again")
 
-    async with a_store(redis_url) as store:
-        async with running(
-            watcher(store), executor(store, blueprint, retry_delay_seconds=0.1, max_retries=2)
-        ):
-            job = await ended(store, await create_job(store, blueprint))
+    async with (
+        a_store(redis_url) as store,
+        running(watcher(store), executor(store, blueprint, retry_delay_seconds=0.1, max_retries=2)),
+    ):
+        job = await ended(store, await create_job(store, blueprint))
 
     assert (job.status, job.head.error_message) == (JobStatus.FINISHED, None)
     assert job.data.state_history == {"runs": [3]}
@@ -178,15 +180,14 @@ async def test_a_cancelled_job_stops_its_handler_and_takes_nothing_from_it(redis
         finally:
             stopped.set()
 
-    async with a_store(redis_url) as store:
-        async with running(executor(store, blueprint)):
-            job_id = await create_job(store, blueprint)
-            await begun.wait()
-            await store.jobs.request_cancel(job_id, CancelRequested(at=store.clock.now()))
-            job = await ended(store, job_id)
-            await until(stopped.is_set)
-            await until(lambda: is_empty(store))
-            after = await ended(store, job_id)
+    async with a_store(redis_url) as store, running(executor(store, blueprint)):
+        job_id = await create_job(store, blueprint)
+        await begun.wait()
+        await store.jobs.request_cancel(job_id, CancelRequested(at=store.clock.now()))
+        job = await ended(store, job_id)
+        await until(stopped.is_set)
+        await until(lambda: is_empty(store))
+        after = await ended(store, job_id)
 
     assert (job.status, job.data.state_history) == (JobStatus.CANCELLED, {})
     assert after == job
@@ -194,26 +195,27 @@ async def test_a_cancelled_job_stops_its_handler_and_takes_nothing_from_it(redis
 
 async def test_a_job_moves_to_the_group_that_hosts_its_blueprint(redis_url: str) -> None:
     moved, other = counting_chain(3, "moved"), counting_chain(1, "other")
-    async with a_store(redis_url) as store:
-        async with running(executor(store, moved, group="blue"), executor(store, other)):
-            job_ids = [await create_job(store, moved) for _ in range(10)]
-            jobs = [await ended(store, job_id) for job_id in job_ids]
-            await until(lambda: is_empty(store))
+    async with (
+        a_store(redis_url) as store,
+        running(executor(store, moved, group="blue"), executor(store, other)),
+    ):
+        job_ids = [await create_job(store, moved) for _ in range(10)]
+        jobs = [await ended(store, job_id) for job_id in job_ids]
+        await until(lambda: is_empty(store))
 
     assert all(job.data.state_history["steps"] == [0, 1, 2] for job in jobs)
 
 
 async def test_a_job_waits_for_the_new_version_of_its_group(redis_url: str) -> None:
     new, old = counting_chain(3, "new"), counting_chain(1, "old")
-    async with a_store(redis_url) as store:
-        async with running(watcher(store)):
-            async with running(executor(store, new)):
-                pass  # the catalogue knows it now
-            async with running(executor(store, old)):
-                job_id = await create_job(store, new)
-                await until(lambda: is_empty(store), message="the entry is not deferred")
-            async with running(executor(store, new)):
-                job = await ended(store, job_id)
+    async with a_store(redis_url) as store, running(watcher(store)):
+        async with running(executor(store, new)):
+            pass  # the catalogue knows it now
+        async with running(executor(store, old)):
+            job_id = await create_job(store, new)
+            await until(lambda: is_empty(store), message="the entry is not deferred")
+        async with running(executor(store, new)):
+            job = await ended(store, job_id)
 
     assert job.status is JobStatus.FINISHED
     assert job.data.state_history["steps"] == [0, 1, 2]
@@ -229,7 +231,11 @@ async def test_entries_and_jobs_nobody_can_read_hold_up_nobody(redis_url: str) -
             lane = keys.lane(keys.partition(number), "in", "default")
             await client.xadd(lane, {"odd": "fields"})
             await client.xadd(lane, {"j": "no-id", "e": b"\xc1"})
-        own = keys.lane(keys.partition(ids.partition_of(garbled, PARTITIONS)), "in", "default")
+        own = keys.lane(keys.partition(ids.partition_of(garbled, PARTITIONS)), "new", "default")
+        entries: Any = await client.xrange(own)
+        for entry_id, fields in entries:
+            if fields[b"j"].decode() == garbled:
+                await client.xdel(own, entry_id)
         await client.xadd(own, {"j": garbled, "e": b"\xc1"})
         async with running(executor(store, blueprint)):
             job = await ended(store, await create_job(store, blueprint))
@@ -243,6 +249,107 @@ async def test_entries_and_jobs_nobody_can_read_hold_up_nobody(redis_url: str) -
         "An event of the job could not be read.",
     )
     assert sum(dead) == 1  # of the job that cannot be read
+
+
+async def test_entries_of_two_lanes_may_have_one_id(redis_url: str) -> None:
+    """Each stream counts its own: neither entry is taken for the other."""
+    blueprint = counting_chain(2)
+    p = keys.partition(0)
+    new, started = keys.lane(p, "new", "default"), keys.lane(p, "in", "default")
+    async with a_store(redis_url) as store, Redis.from_url(redis_url) as client:
+        job_ids = [await create_job_in(store, 0, blueprint) for _ in range(2)]
+        entries: Any = await client.xrange(new)
+        [(entry_id, _), (other_id, fields)] = entries
+        await client.xdel(new, other_id)
+        await client.xadd(started, fields, id=entry_id)
+        await client.hset(keys.job(p, job_ids[1]), "claim", entry_id)
+        async with running(executor(store, blueprint)):
+            jobs = [await ended(store, job_id, 3.0) for job_id in job_ids]
+            await until(lambda: is_empty(store))
+
+    assert all(job.data.state_history["steps"] == [0, 1] for job in jobs)
+
+
+async def test_who_stopped_reading_is_given_nothing_more(redis_url: str) -> None:
+    blueprint = counting_chain(2)
+    async with a_store(redis_url, 30.0) as store, asyncio.TaskGroup() as group:
+        for consumer in ("gone", "there"):
+            await store.inbox.pending("default", consumer)
+        reading = group.create_task(store.inbox.read("default", "gone", 10))
+        await until(lambda: has_blocked(redis_url, PARTITIONS))
+        reading.cancel()
+        await until(lambda: has_blocked(redis_url, 0))
+        job_ids = {await create_job(store, blueprint) for _ in range(20)}
+        found: set[JobId] = set()
+        while len(found) < 20:
+            deliveries = await store.inbox.read("default", "there", 20)
+            assert deliveries, "some went elsewhere"
+            found |= {delivery.job_id for delivery in deliveries}
+
+    assert found == job_ids
+
+
+async def has_blocked(url: str, count: int) -> bool:
+    async with Redis.from_url(url) as client:
+        return bool((await client.info("clients"))["blocked_clients"] == count)
+
+
+async def create_job_in(
+    store: RedisStorage, partition: int, blueprint: StateMachineBlueprint
+) -> JobId:
+    assert blueprint.start_state is not None
+    origin = Origin(
+        blueprint=blueprint.name,
+        group="default",
+        start_state=blueprint.start_state,
+        created_at=store.clock.now(),
+    )
+    job_id = JobId(ids.new_id_in_partition(partition, PARTITIONS))
+    return (await store.jobs.create(new_job(job_id, origin))).job_id
+
+
+async def test_after_an_outage_nobody_is_taken_for_dead(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R4: it outlasts every liveness key; all times are a fifth of the real ones."""
+    monkeypatch.setattr(liveness, "_LIFETIME_MS", 1000)
+    monkeypatch.setattr(liveness, "_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(takeover, "_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(takeover, "_CALM_SECONDS", 1.0)
+    blueprint = StateMachineBlueprint("held")
+    runs: list[str] = []
+    may_end = asyncio.Event()
+
+    @blueprint.handler_for("a", is_start=True, is_end=True)
+    async def held(job_id: str) -> None:
+        runs.append(job_id)
+        await may_end.wait()
+
+    async with a_store(redis_url) as store, Redis.from_url(redis_url) as client:
+        consumers, looks = store.inbox.consumers, 0
+
+        async def counted(group: str) -> list[Consumer]:
+            nonlocal looks
+            found = await consumers(group)
+            looks += 1
+            return found
+
+        monkeypatch.setattr(store.inbox, "consumers", counted)
+        both = [executor(store, blueprint, max_concurrent_jobs=3) for _ in range(2)]
+        async with running(*both):
+            job_ids = [await create_job(store, blueprint) for _ in range(6)]
+            await until(lambda: len(runs) == 6 and looks > 12)
+            keys_of_both = [keys.alive(keys.partition(0), one.instance) for one in both]
+            await client.execute_command("CLIENT", "PAUSE", 1500, "ALL")
+            outlasted = await client.exists(*keys_of_both) < 2
+            looks = 0
+            await until(lambda: looks > 22, 15.0)  # calm is over, and more
+            may_end.set()
+            jobs = [await ended(store, job_id) for job_id in job_ids]
+
+    assert outlasted
+    assert sorted(runs) == sorted(job_ids)
+    assert {job.status for job in jobs} == {JobStatus.FINISHED}
 
 
 async def test_two_executors_share_jobs_and_each_step_runs_once(redis_url: str) -> None:

@@ -24,10 +24,10 @@ STEPS = ["s0", "s1", "s2"]
 
 
 @asynccontextmanager
-async def a_store(url: str) -> AsyncGenerator[RedisStorage, None]:
+async def a_store(url: str, partitions: int = 1) -> AsyncGenerator[RedisStorage, None]:
     async with Redis.from_url(url) as client:
         store = RedisStorage(client)
-        await store.open(StoreOptions(block_seconds=0.2))
+        await store.open(StoreOptions(partitions=partitions, block_seconds=0.2))
         yield store
         await store.close()
 
@@ -63,19 +63,25 @@ def who_ran(jobs: Iterable[Job]) -> set[int]:
     return {pid for job in jobs for _, pid in job.data.state_history["steps"]}
 
 
-async def test_jobs_of_a_killed_executor_end_once(redis_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("partitions", [1, 3])
+async def test_jobs_of_a_killed_executor_end_once(
+    redis_url: str, tmp_path: Path, partitions: int
+) -> None:
     """R1."""
     log = tmp_path / "runs"
-    async with a_store(redis_url) as store:
-        with an_executor(redis_url, tmp_path) as one, an_executor(redis_url, tmp_path) as two:
+    settings = {"AVTOMATIKA_PARTITIONS": str(partitions)}
+    async with a_store(redis_url, partitions) as store:
+        with (
+            an_executor(redis_url, tmp_path, **settings) as one,
+            an_executor(redis_url, tmp_path, **settings) as two,
+        ):
+            both = {one.popen.pid, two.popen.pid}
             await serving(one, two)
             job_ids = [
                 await create_job(store, blueprints.slow, log=str(log), seconds=0.3)
                 for _ in range(30)
             ]
-            await until(
-                lambda: {int(run[0]) for run in runs(log)} == {one.popen.pid, two.popen.pid}
-            )
+            await until(lambda: {int(pid) for pid, *_ in runs(log)} == both)
             one.send(signal.SIGKILL)
             killed_at = time.monotonic()
             jobs = await all_ended(store, job_ids, 15.0)

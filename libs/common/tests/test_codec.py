@@ -59,7 +59,14 @@ def test_job_data_with_it_cannot_be_packed(part: str, value: object) -> None:
 
 
 def test_job_data_comes_back_as_it_was() -> None:
-    values = {"n": 2**64 - 1, "m": -(2**63), "x": 1.5, "t": "ü\x00", "no": None, "yes": [True, {}]}
+    values: dict[str, Any] = {
+        "n": 2**64 - 1,
+        "m": -(2**63),
+        "x": 1.5,
+        "t": "ü\x00",
+        "no": None,
+        "yes": [True, {}],
+    }
     data = JobData(state_history=values, initial_data={"a": [None]}, data_metadata=None)
 
     assert unpack_data(pack_data(data)) == data

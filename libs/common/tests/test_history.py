@@ -1,7 +1,6 @@
 """The archive is read by job and by client; what is not there yet is nothing, not an error."""
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, tzinfo
 from pathlib import Path
@@ -134,7 +133,7 @@ async def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "h.db"
     path.write_text("something else " * 100)
 
-    with pytest.raises(StoreUnavailable, match="h.db cannot be read: file is not a database"):
+    with pytest.raises(StoreUnavailable, match=r"h\.db cannot be read: file is not a database"):
         await reader_of(path).rows("j")
 
 
@@ -145,15 +144,16 @@ async def test_a_path_may_hold_what_means_something_in_a_uri(tmp_path: Path) -> 
     assert kinds(await reader_of(path).rows("j")) == ["job_created"]
 
 
-def uris() -> Iterator[tuple[str, str]]:
-    yield "sqlite:relative.db", "relative.db"
-    yield "sqlite:dir/relative.db", "dir/relative.db"
-    yield "sqlite:/abs/h.db", "/abs/h.db"
-    yield "sqlite:///abs/h.db", "/abs/h.db"
-    yield "SQLITE:///abs/h.db", "/abs/h.db"
-
-
-@pytest.mark.parametrize(("uri", "path"), uris())
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("sqlite:relative.db", "relative.db"),
+        ("sqlite:dir/relative.db", "dir/relative.db"),
+        ("sqlite:/abs/h.db", "/abs/h.db"),
+        ("sqlite:///abs/h.db", "/abs/h.db"),
+        ("SQLITE:///abs/h.db", "/abs/h.db"),
+    ],
+)
 def test_a_uri_names_a_file(uri: str, path: str) -> None:
     assert sqlite_path(uri) == path
 

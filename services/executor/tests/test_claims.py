@@ -266,6 +266,28 @@ async def test_a_job_delivered_too_often_without_a_commit_is_quarantined(world: 
     assert world.unread() == []
 
 
+async def test_a_job_that_no_executor_outlives_is_given_up() -> None:
+    """Its handler is begun by one after the other and never comes to an end."""
+    world = World(MemoryStorage(SystemClock()))
+    begun: list[str] = []
+
+    async def handler(job_id: str) -> None:
+        begun.append(job_id)
+        await asyncio.Event().wait()
+
+    blueprint = a_blueprint({"a": handler})
+    job_id = await world.create(blueprint)
+    for number in range(1, 7):
+        async with running(world.executor(blueprint, shutdown_timeout_seconds=0.0)):
+            await until(lambda number=number: len(begun) == number)
+    async with running(world.executor(blueprint)):
+        job = await world.end_of(job_id)
+
+    assert len(begun) == 6
+    assert job.status is JobStatus.QUARANTINED
+    assert world.unread() == []
+
+
 async def test_five_deliveries_are_not_too_many(world: World) -> None:
     blueprint = counting_chain(2)
     job_id = await world.create(blueprint)

@@ -14,7 +14,7 @@ from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.context import JobContext
 from avtomatika_common.lifecycle import running
 from avtomatika_core.commands import Step
-from avtomatika_core.job import ApprovalWait, JobId, JobStatus, Origin, new_job
+from avtomatika_core.job import ApprovalWait, JobId, JobStatus
 from avtomatika_executor import ExecutorService, Settings
 from tests.support import until
 
@@ -68,16 +68,8 @@ async def test_an_approval_asks_and_waits_without_a_deadline_of_its_own(world: W
         actions.await_human_approval("mail", "Shall we?", {"yes": "end"})
 
     blueprint = a_blueprint({"a": ask})
-    origin = Origin(
-        blueprint="b",
-        group="default",
-        start_state="a",
-        created_at=world.clock.now(),
-        webhook_url="http://x",
-    )
-    job_id = JobId("00000000-0000-4000-8000-000000000001")
     async with running(world.executor(blueprint)):
-        await world.store.jobs.create(new_job(job_id, origin))
+        job_id = await world.create_with(blueprint, webhook_url="http://x")
         waiting = await world.until_status(job_id, JobStatus.WAITING_FOR_HUMAN)
         [notice] = await world.notifications()
         due = await world.next_due()
@@ -469,16 +461,8 @@ async def test_a_handler_gets_webhook_url_client_and_the_other_fields(world: Wor
         context.actions.transition_to("end")
 
     blueprint = a_blueprint({"a": handler})
-    origin = Origin(
-        blueprint="b",
-        group="default",
-        start_state="a",
-        created_at=world.clock.now(),
-        webhook_url="http://hook",
-    )
-    job_id = JobId("00000000-0000-4000-8000-000000000002")
     async with running(world.executor(blueprint)):
-        await world.store.jobs.create(new_job(job_id, origin))
+        job_id = await world.create_with(blueprint, webhook_url="http://hook")
         await world.end_of(job_id)
 
     assert seen == [(job_id, "a", "http://hook", "unknown")]
@@ -510,6 +494,47 @@ async def test_whoever_asked_is_told_of_each_commit_in_order(world: World) -> No
         await world.end_of(await world.create(blueprint))
 
     assert told == [("a", "running"), ("end", "running"), ("end", "finished")]
+
+
+@pytest.mark.parametrize(
+    ("way", "status", "event"),
+    [
+        ("end", JobStatus.FINISHED, "job_finished"),
+        ("failed", JobStatus.FAILED, "job_failed"),
+        ("cancelled", JobStatus.CANCELLED, "job_cancelled"),
+        ("raise", JobStatus.QUARANTINED, "job_quarantined"),
+        ("nothing", JobStatus.FAILED, "job_failed"),
+        ("cancel", JobStatus.CANCELLED, "job_cancelled"),
+    ],
+)
+async def test_each_way_to_end_is_recorded_and_told_once(
+    world: World, way: str, status: JobStatus, event: str
+) -> None:
+    """R17."""
+
+    async def handler(job_id: str, state_history: dict[str, Any], actions: ActionFactory) -> None:
+        state_history["way"] = way
+        if way == "raise":
+            raise ValueError("no")
+        if way == "cancel":
+            await world.cancel(JobId(job_id))
+        if way != "nothing":
+            actions.transition_to("end" if way == "cancel" else way)
+
+    blueprint = a_blueprint({"a": handler}, ends=("end", "failed", "cancelled"))
+    async with running(world.executor(blueprint, max_retries=0)):
+        job_id = await world.create_with(blueprint, webhook_url="http://hook")
+        job = await world.end_of(job_id)
+        await world.until_all_is_answered()
+
+    [notice] = await world.notifications()
+    [*_, last] = facts = await world.facts(job_id)
+    assert (job.status, job.head.finished_at) == (status, world.clock.now())
+    assert (notice.event, notice.status, notice.url) == (event, status, "http://hook")
+    assert notice.result == job.data.state_history
+    assert [fact.fact.kind for fact in facts].count("job_completed") == 1
+    assert last.fact.kind == "job_completed"
+    assert last.snapshot["status"] == status
 
 
 async def test_an_event_of_an_ended_job_changes_nothing(world: World) -> None:

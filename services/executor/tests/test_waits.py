@@ -13,7 +13,7 @@ from avtomatika_common.backend.ports import ResultAnswer
 from avtomatika_common.context import JobContext
 from avtomatika_common.lifecycle import running
 from avtomatika_core.events import TaskSucceeded
-from avtomatika_core.job import Client, Job, JobId, JobStatus, Origin, TaskId, WorkerId, new_job
+from avtomatika_core.job import Client, Job, JobId, JobStatus, TaskId, WorkerId
 from tests.support import until
 
 
@@ -351,19 +351,16 @@ async def test_a_child_starts_in_its_own_state_with_what_its_parent_has(world: W
     """R21."""
     child = a_blueprint({"c": dispatch({"success": "end"})}, name="child")
     parent = a_blueprint({"p": run_child}, ends=PARENT_ENDS, name="parent")
-    origin = Origin(
-        blueprint="parent",
-        group="default",
-        start_state="p",
-        client=Client(name="acme", plan="gold", params={"k": 1}),
-        created_at=world.clock.now(),
-        tracing_context={"traceparent": "00-1"},
-        dispatch_timeout=11.0,
-        result_timeout=22.0,
-    )
-    parent_id = JobId("00000000-0000-4000-8000-000000000003")
+    client = Client(name="acme", plan="gold", params={"k": 1})
+    tracing = {"traceparent": "00-1"}
     async with running(world.executor(child, parent)):
-        await world.store.jobs.create(new_job(parent_id, origin))
+        parent_id = await world.create_with(
+            parent,
+            client=client,
+            tracing_context=tracing,
+            dispatch_timeout=11.0,
+            result_timeout=22.0,
+        )
         task = await world.take()
         made = await world.job(task.job_id)
         waiting = await world.job(parent_id)
@@ -372,8 +369,8 @@ async def test_a_child_starts_in_its_own_state_with_what_its_parent_has(world: W
 
     assert waiting.status is JobStatus.WAITING_FOR_SUB_JOB
     assert (made.origin.start_state, made.initial_data) == ("c", {"n": 1})
-    assert made.origin.client == origin.client
-    assert made.origin.tracing_context == origin.tracing_context
+    assert made.origin.client == client
+    assert made.origin.tracing_context == tracing
     assert (made.origin.dispatch_timeout, made.origin.result_timeout) == (11.0, 22.0)
     assert made.origin.depth == 1
 

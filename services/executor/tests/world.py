@@ -21,7 +21,7 @@ from avtomatika_common.clock import ManualClock
 from avtomatika_common.context import JobContext
 from avtomatika_common.records import Fact, Notification, unpack_fact, unpack_notification
 from avtomatika_core.events import CancelRequested, TaskCancelled, TaskFailed, TaskSucceeded
-from avtomatika_core.job import Job, JobId, JobStatus, TaskId, WorkerId
+from avtomatika_core.job import Job, JobId, JobStatus, Origin, TaskId, WorkerId, new_job
 from avtomatika_executor import ExecutorService, Settings
 from tests.jobs import create_job
 from tests.support import until
@@ -75,6 +75,18 @@ class World:
 
     async def create(self, blueprint: StateMachineBlueprint, **initial_data: Any) -> JobId:
         return await create_job(self.store, blueprint, **initial_data)
+
+    async def create_with(self, blueprint: StateMachineBlueprint, **origin: Any) -> JobId:
+        """A job with more than initial data: client, webhook, timeouts …"""
+        assert blueprint.start_state is not None
+        made = Origin(
+            blueprint=blueprint.name,
+            group="default",
+            start_state=blueprint.start_state,
+            created_at=self.clock.now(),
+            **origin,
+        )
+        return (await self.store.jobs.create(new_job(JobId(ids.new_id()), made))).job_id
 
     # --- looking
 

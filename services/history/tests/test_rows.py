@@ -26,7 +26,8 @@ def a_job() -> Job:
 
 
 def a_fact(**changes: Any) -> Fact:
-    command = RecordFact(**{"kind": "step", "at": 110.5, "state": "start", **changes})
+    described: dict[str, Any] = {"kind": "step", "at": 110.5, "state": "start", **changes}
+    command = RecordFact(**described)
     return unpack_fact(pack_fact(a_job(), command, "3:nonce", 1))
 
 
@@ -34,7 +35,7 @@ def told(fact: Fact) -> list[dict[str, Any]]:
     """The rows, without what is the same in all of them; of the snapshot what is not the job's."""
     rows: list[dict[str, Any]] = []
     for values in rows_of(fact):
-        row = dict(zip(COLUMNS, values, strict=False))
+        row: dict[str, Any] = dict(zip(COLUMNS, values, strict=False))
         assert (row.pop("job_id"), row.pop("client_name")) == ("j", "ada")
         row.pop("event_id")
         snapshot = row.pop("context_snapshot")
@@ -139,9 +140,7 @@ def test_a_handler_that_raised_tells_its_attempt_duration_and_error() -> None:
         ),
     ],
 )
-def test_every_other_fact_is_one_row(
-    changes: dict[str, Any], told_of_it: dict[str, Any]
-) -> None:
+def test_every_other_fact_is_one_row(changes: dict[str, Any], told_of_it: dict[str, Any]) -> None:
     assert told(a_fact(**changes)) == [
         {
             "timestamp": 110.5,

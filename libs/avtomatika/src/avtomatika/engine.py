@@ -66,12 +66,12 @@ class OrchestratorEngine:
 
     def __init__(self, storage: StorageBackend | None = None, config: Config | None = None) -> None:
         self.config = config or Config()
-        self.storage = storage or storage_of(self.config)
+        self.storage: StorageBackend = storage or storage_of(self.config)
+        self._chosen_by = None if storage else (self.config.redis_url(),)
         self.blueprints: dict[str, StateMachineBlueprint] = {}
         self.on_job_finished: list[OnJobFinished] = []
         self.on_approval_requested: list[OnApprovalRequested] = []
         self.app = web.Application(client_max_size=self.config.MAX_REQUEST_BODY_BYTES)
-        self._made_of: object = None
         self._is_set_up = False
         self._suite: Suite | None = None
         self._session: ClientSession | None = None
@@ -91,15 +91,13 @@ class OrchestratorEngine:
     # -- life
 
     def setup(self) -> None:
-        """Fix configuration and blueprints. `start` and `run` do it; it may be repeated."""
+        """Fix storage and blueprints. `start` and `run` do it; it may be repeated."""
         if self._is_set_up:
             return
         for blueprint in in_directory(self.config.BLUEPRINTS_DIR):
             self.register_blueprint(blueprint)
-        self._make_services()
-        # aiohttp takes it at the making of the application only; the setting may have changed since.
-        self.app._client_max_size = self.config.MAX_REQUEST_BODY_BYTES  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        self._gateway.add_routes()
+        if self._chosen_by not in {None, (self.config.redis_url(),)}:  # it was changed meanwhile
+            self.storage = storage_of(self.config)
         self._is_set_up = True
 
     async def start(self) -> None:
@@ -154,11 +152,18 @@ class OrchestratorEngine:
             await self.storage.open(store_options(self.config))
         except StartupError as reason:
             raise RuntimeError("Storage Backend is unavailable.") from reason
-        if not await self.storage.ping():
-            await self.storage.close()
-            raise RuntimeError("Storage Backend is unavailable.")
-        self._session = ClientSession()
-        self.app[app_keys.HTTP_SESSION_KEY] = self._session
+        try:
+            if not await self.storage.ping():
+                raise RuntimeError("Storage Backend is unavailable.")
+            self._make_services()
+            # aiohttp takes it when an application is made; the setting may have changed since.
+            self.app._client_max_size = self.config.MAX_REQUEST_BODY_BYTES  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            self._gateway.add_routes()
+            self._session = ClientSession()
+            self.app[app_keys.HTTP_SESSION_KEY] = self._session
+        except BaseException:
+            await self._close()
+            raise
 
     async def _close(self) -> None:
         if self._session is not None:
@@ -167,12 +172,11 @@ class OrchestratorEngine:
         await self.storage.close()
 
     def _make_services(self) -> None:
-        """From the configuration as it is now; made anew by `setup` if it changed meanwhile."""
+        """From configuration, blueprints and storage as they are now.
+
+        Made anew at each start: a storage has the ports that work only once it is open.
+        """
         config, storage = self.config, self.storage
-        made_of = (dict(config.values), tuple(self.blueprints))
-        if made_of == self._made_of:
-            return
-        self._made_of = made_of
         self._gateway = GatewayService(
             GatewaySettings.from_config(config),
             storage,
@@ -200,9 +204,11 @@ class OrchestratorEngine:
         self.app[app_keys.WATCHER_KEY] = watcher
         self.app[app_keys.SCHEDULER_KEY] = scheduler
         self.app[app_keys.HISTORY_KEY] = history
-        # Stopped in reverse order: intake first, the archive last.
+        # Stopped in reverse order: intake first, the archive last. Without blueprints an executor
+        # could only hand on the jobs it took from those who can run them.
+        executors = (executor,) if self.blueprints else ()
         self._services: tuple[Service, ...] = (
-            history, notifier, watcher, dispatcher, executor, scheduler, self._gateway,
+            history, notifier, watcher, dispatcher, *executors, scheduler, self._gateway,
         )  # fmt: skip
 
     @property

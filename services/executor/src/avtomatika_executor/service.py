@@ -50,6 +50,14 @@ def _monotonic() -> float:
     return asyncio.get_running_loop().time()
 
 
+_Place = tuple[int, str, str]
+
+
+def _place_of(delivery: Delivery) -> _Place:
+    """Entry ids are those of one stream: each lane of a partition counts its own."""
+    return delivery.partition, delivery.lane, delivery.entry_id
+
+
 class _Advance:
     """One entry in hand: its task, and the handler run it is in."""
 
@@ -84,7 +92,7 @@ class ExecutorService:
         self._on_commit = on_commit
         self.instance = f"{instance or socket.gethostname()}-{ids.new_id()[:8]}"
         """Name of this consumer: new at each start, so that no claim is ever shared."""
-        self._in_hand: dict[str, _Advance] = {}
+        self._in_hand: dict[_Place, _Advance] = {}
         self._slot_free = asyncio.Event()
         self._audit_due = asyncio.Event()
         self._draining = False
@@ -143,10 +151,10 @@ class ExecutorService:
 
     def _start(self, delivery: Delivery) -> None:
         """Advance the entry's job, unless it is in hand already."""
-        if delivery.entry_id in self._in_hand or self._draining:
+        place = _place_of(delivery)
+        if place in self._in_hand or self._draining:
             return
-        advance = _Advance(delivery.job_id)
-        self._in_hand[delivery.entry_id] = advance
+        advance = self._in_hand[place] = _Advance(delivery.job_id)
         advance.task = self._advances.create_task(self._handle(delivery, advance))
 
     async def _read(self) -> None:
@@ -222,7 +230,7 @@ class ExecutorService:
             )
             await self._set_aside(delivery, "The executor could not handle it; see its log.")
         finally:
-            del self._in_hand[delivery.entry_id]
+            del self._in_hand[_place_of(delivery)]
             self._slot_free.set()
 
     async def _advance(self, delivery: Delivery, advance: _Advance) -> None:

@@ -44,13 +44,15 @@ class HistoryService:
         from avtomatika_history.sqlite import SqliteArchive  # noqa: PLC0415
 
         self._archive = SqliteArchive(self._path)
+        self._writing = asyncio.Lock()
         try:
             async with self._backend.liveness.keep(self.instance), asyncio.TaskGroup() as tasks:
                 archiving = tasks.create_task(self._archive_facts(), name="history archives")
                 log.info("history serves", database=self._path, instance=self.instance)
                 ready.set()
                 await stop.wait()
-                archiving.cancel()
+                async with self._writing:  # a write is let end: its thread would outlive us
+                    archiving.cancel()
             await self._drain()
         finally:
             await self._archive.close()
@@ -97,5 +99,6 @@ class HistoryService:
                 rows += rows_of(unpack_fact(entry.payload))
             except msgspec.MsgspecError as error:
                 log.error("fact unreadable", entry=entry.entry_id, error=str(error))
-        await self._archive.write(rows)
+        async with self._writing:
+            await self._archive.write(rows)
         await self._stream.acknowledge(entries)

@@ -1,6 +1,9 @@
 """The archive's tables in SQLite: one writer, write-ahead log, rows inserted once."""
 
+import asyncio
+import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 
 import aiosqlite
 
@@ -34,6 +37,14 @@ _INSERT = (
 )
 
 
+_BUSY_SECONDS = 10.0
+
+
+def _make_tables(path: str) -> None:
+    with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as database:
+        database.executescript(_SCHEMA)
+
+
 class SqliteArchive:
     """Raises aiosqlite.Error where the file cannot be written."""
 
@@ -52,14 +63,10 @@ class SqliteArchive:
             raise
 
     async def _open(self) -> aiosqlite.Connection:
-        database = await aiosqlite.connect(self._path, timeout=10.0)
-        try:
-            await database.executescript(_SCHEMA)
-        except BaseException:
-            await database.close()
-            raise
-        self._database = database
-        return database
+        # What fails here leaves no thread behind; one of aiosqlite's outlives its failed connect.
+        await asyncio.to_thread(_make_tables, self._path)
+        self._database = await aiosqlite.connect(self._path, timeout=_BUSY_SECONDS)
+        return self._database
 
     async def close(self) -> None:
         database, self._database = self._database, None

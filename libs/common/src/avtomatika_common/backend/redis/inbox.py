@@ -147,7 +147,12 @@ class RedisInbox(Inbox):
                 read = self._read_blocking(group, consumer, number, 1)
                 self._waits[key] = loop.create_task(read, name=f"inbox of partition {number}")
         ours = {key: wait for key, wait in self._waits.items() if key[:2] == (group, consumer)}
-        await asyncio.wait(ours.values(), return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait(ours.values(), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # who reads no more must not be given more
+            for key in ours:
+                self._waits.pop(key).cancel()
+            raise
         found: list[Delivery] = []
         for key, wait in ours.items():
             if wait.done():
