@@ -335,10 +335,13 @@ async def test_after_an_outage_nobody_is_taken_for_dead(
             return found
 
         monkeypatch.setattr(store.inbox, "consumers", counted)
-        both = [executor(store, blueprint, max_concurrent_jobs=3) for _ in range(2)]
+        both = [
+            executor(store, blueprint, max_concurrent_jobs=3, shutdown_timeout_seconds=1)
+            for _ in range(2)
+        ]
         async with running(*both):
             job_ids = [await create_job(store, blueprint) for _ in range(6)]
-            await until(lambda: len(runs) == 6 and looks > 12)
+            await until(lambda: len(runs) == 6 and looks > 12, 10.0)
             keys_of_both = [keys.alive(keys.partition(0), one.instance) for one in both]
             await client.execute_command("CLIENT", "PAUSE", 1500, "ALL")
             outlasted = await client.exists(*keys_of_both) < 2

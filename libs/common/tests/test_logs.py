@@ -18,11 +18,17 @@ logger = logging.getLogger(LOGGER_NAME)
 @pytest.fixture(autouse=True)
 def _logger_as_it_was() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
     root = logging.getLogger()
-    levels, propagate, handlers = (root.level, logger.level), logger.propagate, logger.handlers[:]
+    level = root.level
+    _forget_what_was_configured()
     yield
-    root.setLevel(levels[0])
-    logger.setLevel(levels[1])
-    logger.propagate, logger.handlers[:] = propagate, handlers
+    root.setLevel(level)
+    _forget_what_was_configured()
+
+
+def _forget_what_was_configured() -> None:
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
+    logger.handlers.clear()
 
 
 def configured(form: str = "json", *, alone: bool = True, **environ: str) -> io.StringIO:

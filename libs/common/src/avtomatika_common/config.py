@@ -236,9 +236,7 @@ class Config:
     AVTOMATIKA_DURABILITY = choice(
         "safe", "When an answer may be given: see the durability modes.", "fast", "safe", "strict"
     )
-    HISTORY_DATABASE_URI = text(
-        "", "History store, `sqlite:<path>`; empty = none.", secret=True
-    )
+    HISTORY_DATABASE_URI = text("", "History store, `sqlite:<path>`; empty = none.", secret=True)
     POSTGRES_DSN = text("", "History store when HISTORY_DATABASE_URI is empty.", secret=True)
     HISTORY_RETENTION_DAYS = integer(0, "Age at which history is removed; 0 = keep.", unit="days")
 

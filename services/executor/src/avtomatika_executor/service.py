@@ -44,6 +44,7 @@ _AUDIT_SECONDS = 5.0
 _WANTED_SECONDS = 1.0
 _BACK_OFF_SECONDS = 0.5
 _DEFER_SECONDS = 2.0
+_UNREADABLE_SECONDS = 10.0
 
 
 def _monotonic() -> float:
@@ -103,8 +104,6 @@ class ExecutorService:
             blueprint.bind_data_stores(self._backend.key_values)
         await self._hosting.publish()
         self._draining = False
-        # Now and then a read or a take-over brings an entry more than there is room for.
-        self._handlers = asyncio.Semaphore(self._settings.max_concurrent_jobs)
         self._runs = HandlerRuns(self._backend, self._hosting, HandlerThreads())
         take_over = TakeOver(
             self._inbox, self._clock, self._settings.group, self.instance, self._room, self._start
@@ -150,12 +149,26 @@ class ExecutorService:
         return max(0, self._settings.max_concurrent_jobs - len(self._in_hand))
 
     def _start(self, delivery: Delivery) -> None:
-        """Advance the entry's job, unless it is in hand already."""
+        """Advance the entry's job, unless it is in hand already.
+
+        Now and then a read brings an entry more than there is room for: that is for others.
+        """
         place = _place_of(delivery)
         if place in self._in_hand or self._draining:
             return
+        if not (self._room() or delivery.is_branch):
+            self._advances.create_task(self._give_back(delivery))
+            return
         advance = self._in_hand[place] = _Advance(delivery.job_id)
         advance.task = self._advances.create_task(self._handle(delivery, advance))
+
+    async def _give_back(self, delivery: Delivery) -> None:
+        try:
+            await self._inbox.forward(delivery, delivery.group)
+        except LostClaim:
+            pass
+        except StoreUnavailable:
+            self._audit_due.set()
 
     async def _read(self) -> None:
         failing = False
@@ -255,10 +268,9 @@ class ExecutorService:
         running = await self._apply(stored, event, rules, delivery)
         steps = 0
         while running is not None and running.job.status is JobStatus.RUNNING:
-            async with self._handlers:
-                advance.run, advance.since = running.job.run, _monotonic()
-                ended = await self._runs.run(blueprint, running)
-                advance.run = None
+            advance.run, advance.since = running.job.run, _monotonic()
+            ended = await self._runs.run(blueprint, running)
+            advance.run = None
             steps += 1
             requeue = self._draining or (
                 steps >= self._settings.steps_per_claim and not self._room()
@@ -354,23 +366,25 @@ class ExecutorService:
             await self._inbox.defer(delivery, _DEFER_SECONDS)
 
     async def _set_aside(self, delivery: Delivery, reason: str) -> None:
-        """Quarantine the job of an entry that raises; the entry itself where there is no such job."""
+        """Answer an entry that raises, as well as that can be done."""
         try:
-            stored = await self._readable(delivery.job_id)
-            event = JobSetAside(at=self._clock.now(), reason=reason)
-            if stored is not None and not stored.job.is_terminal:
-                result = step(stored.job, event, self._hosting.default_rules)
-                await self._jobs.commit(stored, result, delivery)
-            else:
-                await self._inbox.set_aside(delivery, reason)
+            await self._put_away(delivery, reason)
         except LostClaim:
             pass
         except Exception:  # the audit comes back to it
             log.exception("entry not set aside", job_id=delivery.job_id, entry=delivery.entry_id)
 
-    async def _readable(self, job_id: JobId) -> Stored | None:
+    async def _put_away(self, delivery: Delivery, reason: str) -> None:
+        """Quarantine the entry's job; set the entry itself aside where there is no such job."""
         try:
-            return await self._jobs.load(job_id)
-        except msgspec.MsgspecError:
-            log.error("job cannot be read", job_id=job_id)
-            return None
+            stored = await self._jobs.load(delivery.job_id)
+        except msgspec.MsgspecError:  # perhaps written by a newer version: for an executor that is
+            log.error("job cannot be read", job_id=delivery.job_id, entry=delivery.entry_id)
+            await self._inbox.defer(delivery, _UNREADABLE_SECONDS)
+            return
+        if stored is None or stored.job.is_terminal:
+            await self._inbox.set_aside(delivery, reason)
+            return
+        event = JobSetAside(at=self._clock.now(), reason=reason)
+        result = step(stored.job, event, self._hosting.default_rules)
+        await self._jobs.commit(stored, result, delivery)

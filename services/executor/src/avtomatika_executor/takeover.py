@@ -64,9 +64,8 @@ class TakeOver:
                 calm_since = self._clock.now()
 
     async def _take_over(self, name: str) -> None:
-        room = self._room()
-        if not room:
-            return
+        # At least one, also when all slots are taken: else new jobs would always be first.
+        room = max(1, self._room())
         entries = await self._inbox.take_over(self._group, name, self._instance, room)
         if entries:
             log.warning("took over from a dead executor", executor=name, entries=len(entries))

@@ -123,7 +123,9 @@ class Polls:
             async with asyncio.timeout(_RESET_SECONDS):
                 await reset.wait()
         except TimeoutError:
-            await self._board.confirm(task.task_id, task.job_id, worker_id)
+            await self._board.confirm(
+                task.task_id, task.job_id, worker_id, offer_number=task.offer_number
+            )
         else:
             await self._put_back(task, worker_id)
         finally:
@@ -136,7 +138,9 @@ class Polls:
 
     async def _put_back(self, task: LeasedTask, worker_id: WorkerId) -> None:
         log.info("task not taken", job_id=task.job_id, task_id=task.task_id, worker_id=worker_id)
-        await self._board.undeliver(task.task_id, task.job_id, worker_id)
+        await self._board.undeliver(
+            task.task_id, task.job_id, worker_id, offer_number=task.offer_number
+        )
 
     def _end(self, poll: _Poll) -> LeasedTask | None:
         """Close the poll; the task that had reached it."""

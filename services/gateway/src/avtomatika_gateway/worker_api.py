@@ -8,7 +8,7 @@ from aiohttp import web
 
 import rxon
 from avtomatika_common.backend.ports import Backend, LeasedTask
-from avtomatika_core.job import WorkerId
+from avtomatika_core.job import TaskId, WorkerId
 from avtomatika_gateway import worker_operations as operations
 from avtomatika_gateway.access import Access
 from avtomatika_gateway.bodies import json_response, parse_job_id, read_message
@@ -88,10 +88,12 @@ class WorkerApi:
     async def _heartbeat(self, request: web.Request) -> web.Response:
         worker_id = await self._sender_in_path(request)
         changes = await read_message(request) if await request.read() else None
+        named: list[TaskId] = []
         if changes:
-            rxon.parse_heartbeat(changes, worker_id=worker_id)
+            heartbeat = rxon.parse_heartbeat(changes, worker_id=worker_id)
+            named = [TaskId(task_id) for task_id in heartbeat.current_tasks or ()]
         answer = await operations.heartbeat(
-            self._workers, worker_id, changes or None, self._ttl_seconds
+            self._workers, self._board, worker_id, changes or None, named, self._ttl_seconds
         )
         return json_response(answer)
 

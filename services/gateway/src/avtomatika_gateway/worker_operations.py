@@ -1,7 +1,7 @@
 """What a worker may do, apart from HTTP: one function on wire messages for each operation."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -76,16 +76,23 @@ def _host_of(document: Mapping[str, Any]) -> object:
 
 async def heartbeat(
     workers: WorkerDirectory,
+    board: TaskBoard,
     worker_id: WorkerId,
     changes: Mapping[str, Any] | None,
+    current_tasks: Sequence[TaskId],
     ttl_seconds: float,
 ) -> dict[str, Any]:
-    """Renew the registration, with news or without. Raises NotFound."""
+    """Renew the registration, with news or without. Raises NotFound.
+
+    A task the worker names it has, even where the answer that brought it was not confirmed.
+    """
     kept = None if changes is None else _without(changes, "worker_id", "reputation")
     beat = await workers.beat(worker_id, kept, ttl_seconds)
     if beat is None:
         raise NotFound("Worker not found")
     document, to_stop = beat
+    if current_tasks:
+        await board.confirm_held(worker_id, current_tasks)
     answer = {"status": "ttl_refreshed"} if changes is None else dict(document)
     return {**answer, "cancel_task_ids": list(to_stop)} if to_stop else answer
 

@@ -22,7 +22,7 @@ def open_redis(url: str) -> "RedisStorage":
     from avtomatika_common.backend.redis.storage import RedisStorage  # noqa: PLC0415
 
     try:
-        return RedisStorage(Redis.from_url(url))
+        return RedisStorage(Redis.from_url(url))  # pyright: ignore[reportUnknownMemberType]
     except ValueError as error:
         raise StartupError(f"REDIS_URL is not an address of a Redis server: {error}") from error
 

@@ -39,7 +39,7 @@ class StoreUnavailable(AvtomatikaError):
     """The backend did not answer in time; the operation may or may not have happened: repeat it."""
 
 
-class StoreFull(AvtomatikaError):
+class StoreFull(StoreUnavailable):
     """The backend refuses new work to keep room for the work it has."""
 
 
@@ -333,6 +333,8 @@ class LeasedTask(_Value, frozen=True, kw_only=True):
     params: Mapping[str, Any]
     tracing_context: Mapping[str, str]
     params_metadata: Mapping[str, Any] | None
+    offer_number: int = 1
+    """Of the offer that was leased."""
 
 
 class ResultAnswer(StrEnum):
@@ -371,12 +373,36 @@ class TaskBoard(Protocol):
         """
         ...
 
-    async def confirm(self, task_id: TaskId, job_id: JobId, worker_id: WorkerId) -> None:
-        """The answer was written to the worker's socket: the result deadline runs from the lease."""
+    async def confirm(
+        self,
+        task_id: TaskId,
+        job_id: JobId,
+        worker_id: WorkerId,
+        *,
+        offer_number: int | None = None,
+    ) -> None:
+        """The answer was written to the worker's socket: the result deadline runs from the lease.
+
+        `offer_number`: of the lease this is about; a later one is left alone.
+        """
         ...
 
-    async def undeliver(self, task_id: TaskId, job_id: JobId, worker_id: WorkerId) -> None:
-        """The answer could not be written: back to the same place of the board, no attempt counted."""
+    async def confirm_held(self, worker_id: WorkerId, task_ids: Sequence[TaskId]) -> None:
+        """The worker says it has these: those leased to it and not confirmed yet are confirmed."""
+        ...
+
+    async def undeliver(
+        self,
+        task_id: TaskId,
+        job_id: JobId,
+        worker_id: WorkerId,
+        *,
+        offer_number: int | None = None,
+    ) -> None:
+        """The answer could not be written: back to the same place of the board, no attempt counted.
+
+        `offer_number`: as for `confirm`.
+        """
         ...
 
     async def end_lease(self, job_id: JobId, worker_id: WorkerId, event: TaskEvent) -> ResultAnswer:

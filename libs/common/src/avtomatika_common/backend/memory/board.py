@@ -1,9 +1,11 @@
 """The board in memory: which tasks wait, and who holds the others."""
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from avtomatika_common import codec, ids
 from avtomatika_common.backend.memory.tables import (
@@ -71,20 +73,48 @@ class MemoryBoard(TaskBoard):
         due = now + tables.options.delivery_timeout_seconds
         tables.set_timer("delivery", job_id, task_id, due)
         tables.send_out(job_id, "keep_hold", worker_id, task_id, offer_number)
-        return _unpack_payload(task.payload)
+        return replace(_unpack_payload(task.payload), offer_number=offer_number)
 
     def _leased(self, job_id: JobId, task_id: TaskId, worker_id: WorkerId) -> Task | None:
         task = self._tables.task(job_id, task_id)
         return task if task is not None and task.worker_id == worker_id else None
 
-    async def confirm(self, task_id: TaskId, job_id: JobId, worker_id: WorkerId) -> None:
+    async def confirm(
+        self,
+        task_id: TaskId,
+        job_id: JobId,
+        worker_id: WorkerId,
+        *,
+        offer_number: int | None = None,
+    ) -> None:
         task = self._leased(job_id, task_id, worker_id)
-        if task is not None and self._tables.clear_timer("delivery", job_id, task_id):
-            self._tables.set_timer("result", job_id, task_id, task.result_deadline)
+        if task is not None and offer_number in {None, task.offer_number}:
+            self._confirm(task)
 
-    async def undeliver(self, task_id: TaskId, job_id: JobId, worker_id: WorkerId) -> None:
+    async def confirm_held(self, worker_id: WorkerId, task_ids: Sequence[TaskId]) -> None:
+        for partition in self._tables.partitions:
+            held = partition.held.get(worker_id, {})
+            for task_id in held.keys() & set(task_ids):
+                self._confirm(held[task_id])
+
+    def _confirm(self, task: Task) -> None:
+        if self._tables.clear_timer("delivery", task.job_id, task.task_id):
+            self._tables.set_timer("result", task.job_id, task.task_id, task.result_deadline)
+
+    async def undeliver(
+        self,
+        task_id: TaskId,
+        job_id: JobId,
+        worker_id: WorkerId,
+        *,
+        offer_number: int | None = None,
+    ) -> None:
         task = self._leased(job_id, task_id, worker_id)
-        if task is not None and self._tables.has_timer("delivery", job_id, task_id):
+        if (
+            task is not None
+            and offer_number in {None, task.offer_number}
+            and self._tables.has_timer("delivery", job_id, task_id)
+        ):
             self._tables.take_back(task)
 
     async def end_lease(self, job_id: JobId, worker_id: WorkerId, event: TaskEvent) -> ResultAnswer:

@@ -1,10 +1,11 @@
 """The board in Redis: which tasks wait, and who holds the others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from avtomatika_common import codec, ids
 from avtomatika_common.backend.ports import (
@@ -15,7 +16,7 @@ from avtomatika_common.backend.ports import (
 )
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.connection import Commands
-from avtomatika_common.backend.redis.scripts import script
+from avtomatika_common.backend.redis.scripts import Script, script
 from avtomatika_core.events import TaskEvent
 from avtomatika_core.job import JobId, TaskId, WorkerId
 
@@ -97,15 +98,51 @@ class RedisBoard(TaskBoard):
                 ],
             ),
         )  # fmt: skip
-        return None if payload is None else _unpack_payload(payload)
+        if payload is None:
+            return None
+        return replace(_unpack_payload(payload), offer_number=offer_number)
 
-    async def confirm(self, task_id: TaskId, job_id: JobId, worker_id: WorkerId) -> None:
-        p = self._p(job_id)
-        await self._commands.script(_CONFIRM, [keys.task(p, task_id)], [p, task_id, worker_id])
+    async def confirm(
+        self,
+        task_id: TaskId,
+        job_id: JobId,
+        worker_id: WorkerId,
+        *,
+        offer_number: int | None = None,
+    ) -> None:
+        await self._change_lease(_CONFIRM, task_id, job_id, worker_id, offer_number)
 
-    async def undeliver(self, task_id: TaskId, job_id: JobId, worker_id: WorkerId) -> None:
-        p = self._p(job_id)
-        await self._commands.script(_UNDELIVER, [keys.task(p, task_id)], [p, task_id, worker_id])
+    async def undeliver(
+        self,
+        task_id: TaskId,
+        job_id: JobId,
+        worker_id: WorkerId,
+        *,
+        offer_number: int | None = None,
+    ) -> None:
+        await self._change_lease(_UNDELIVER, task_id, job_id, worker_id, offer_number)
+
+    async def _change_lease(
+        self,
+        change: Script,
+        task_id: TaskId,
+        job_id: JobId,
+        worker_id: WorkerId,
+        offer_number: int | None,
+    ) -> None:
+        p, offer = self._p(job_id), "" if offer_number is None else offer_number
+        await self._commands.script(change, [keys.task(p, task_id)], [p, task_id, worker_id, offer])
+
+    async def confirm_held(self, worker_id: WorkerId, task_ids: Sequence[TaskId]) -> None:
+        for number in range(self._partitions):
+            p = keys.partition(number)
+            held = cast(
+                "list[bytes]", await self._commands.command("HKEYS", f"{p}held:{worker_id}")
+            )
+            for task_id in {key.decode() for key in held} & set(task_ids):
+                await self._commands.script(
+                    _CONFIRM, [keys.task(p, task_id)], [p, task_id, worker_id, ""]
+                )
 
     async def end_lease(self, job_id: JobId, worker_id: WorkerId, event: TaskEvent) -> ResultAnswer:
         p = self._p(job_id)

@@ -15,7 +15,17 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from avtomatika_common.backend.ports import StoreFull, StoreUnavailable
 from avtomatika_common.backend.redis.scripts import Script
@@ -65,6 +75,26 @@ async def _connected(pool: ConnectionPool) -> AbstractConnection:
 
 async def _answer(connection: AbstractConnection) -> Any:
     return cast("Any", await connection.read_response(timeout=math.inf, disconnect_on_error=False))
+
+
+class _NotNow(RedisError):
+    """The server refuses for the moment: it starts, fails over, lacks replicas or disk."""
+
+
+_NOT_NOW_ERRORS: Final = (
+    BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError,
+)  # fmt: skip
+_NOT_NOW: Final = (
+    "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "TRYAGAIN",
+)  # fmt: skip
+
+
+def _passes(error: ResponseError) -> bool:
+    """Whether the same command may be accepted later, or by another server."""
+    if isinstance(error, _NOT_NOW_ERRORS):
+        return True
+    text = str(error)
+    return text.startswith(_NOT_NOW) and not text.startswith("BUSYGROUP")
 
 
 class _Call:
@@ -169,15 +199,15 @@ class Commands:
 
     def _put_back(self, batch: list[_Call], error: Exception) -> None:
         now = asyncio.get_running_loop().time()
-        for call in reversed(batch):
-            if call.future.done():
-                continue
+        waiting = [call for call in (*batch, *self._queue) if not call.future.done()]
+        self._queue.clear()
+        for call in waiting:
             if call.until is None:
                 call.until = now + self._give_up_seconds
             if call.until <= now:
                 call.future.set_exception(StoreUnavailable(f"Redis does not answer: {error}"))
             else:
-                self._queue.appendleft(call)
+                self._queue.append(call)
 
     async def _drop(self, connection: AbstractConnection) -> None:
         await connection.disconnect(nowait=True)
@@ -185,6 +215,7 @@ class Commands:
 
     async def _exchange(self, connection: AbstractConnection, batch: list[_Call]) -> None:
         missing: list[_Call] = []
+        reason: ResponseError | None = None
         async with asyncio.timeout(self._give_up_seconds):
             await connection.send_packed_command(
                 b"".join([call.packed for call in batch]), check_health=False
@@ -197,10 +228,15 @@ class Commands:
                 except OutOfMemoryError as error:
                     _refuse(call, StoreFull(str(error)))
                 except ResponseError as error:
-                    _refuse(call, error)
+                    if not _passes(error):
+                        _refuse(call, error)
+                        continue
+                    reason = error
                 else:
                     if not call.future.done():
                         call.future.set_result(reply)
+        if reason is not None:  # as if it had not answered: a new connection, the same calls again
+            raise _NotNow(str(reason))
         if missing:
             await self._load_scripts(connection, missing)
             await self._exchange(connection, missing)
@@ -241,7 +277,9 @@ class BlockingReader:
                 await self._connection.send_packed_command(_pack(arguments), check_health=False)
                 reply = await _answer(self._connection)
             complete = True
-        except ResponseError:
+        except ResponseError as error:
+            if _passes(error):
+                raise StoreUnavailable(f"Redis refuses for now: {error}") from error
             complete = True
             raise
         except _NETWORK_ERRORS as error:

@@ -1,6 +1,5 @@
 """The inbox in Redis: two streams per executor group and partition, one consumer per executor."""
 
-import asyncio
 import secrets
 from typing import Final, Literal, cast
 
@@ -67,14 +66,9 @@ class RedisInbox(Inbox):
         self._pool = pool
         self._commands = commands
         self._options = options
-        self._readers: dict[tuple[str, str, int], BlockingReader] = {}
-        self._waits: dict[tuple[str, str, int], asyncio.Task[list[Delivery]]] = {}
+        self._readers: dict[tuple[str, str], BlockingReader] = {}
 
     async def close(self) -> None:
-        for wait in self._waits.values():
-            wait.cancel()
-        await asyncio.gather(*self._waits.values(), return_exceptions=True)
-        self._waits.clear()
         for reader in self._readers.values():
             await reader.close()
         self._readers.clear()
@@ -85,9 +79,7 @@ class RedisInbox(Inbox):
         found = await self._read_now(group, consumer, room)
         if found:
             return found
-        if self._options.partitions == 1:
-            return await self._read_blocking(group, consumer, 0, room)
-        return await self._first_of_all(group, consumer)
+        return await self._read_blocking(group, consumer)
 
     async def _read_now(self, group: str, consumer: str, room: int) -> list[Delivery]:
         found: list[Delivery] = []
@@ -97,34 +89,41 @@ class RedisInbox(Inbox):
                     return found
                 stream = keys.lane(keys.partition(number), lane, group)
                 try:
-                    reply = cast(
-                        "list[tuple[bytes, list[Entry]]] | None",
-                        await self._commands.command(
-                            "XREADGROUP", "GROUP", "g", consumer,
-                            "COUNT", room - len(found), "STREAMS", stream, ">",
-                        ),
-                    )  # fmt: skip
+                    entries = await self._read_lane(stream, consumer, room - len(found))
                 except ResponseError as error:
                     await self._make_group(stream, error)
-                    continue
-                for _, entries in reply or ():
-                    found += self._deliveries(entries, lane, group, consumer, number)
+                    entries = await self._read_lane(stream, consumer, room - len(found))
+                found += await self._deliveries(entries, lane, group, consumer, number)
         return found
 
-    async def _read_blocking(
-        self, group: str, consumer: str, number: int, room: int
-    ) -> list[Delivery]:
-        reader = self._readers.setdefault((group, consumer, number), BlockingReader(self._pool))
-        p = keys.partition(number)
-        streams = [keys.lane(p, lane, group) for lane in _LANES]
+    async def _read_lane(
+        self, stream: str, consumer: str, count: int, after: str = ">"
+    ) -> list[Entry]:
+        reply = cast(
+            "list[tuple[bytes, list[Entry]]] | None",
+            await self._commands.command(
+                "XREADGROUP", "GROUP", "g", consumer, "COUNT", count, "STREAMS", stream, after
+            ),
+        )
+        return [entry for _, entries in reply or () for entry in entries]
+
+    async def _read_blocking(self, group: str, consumer: str) -> list[Delivery]:
+        """Whatever comes first in any lane: as a rule one entry, at most one of each stream."""
+        reader = self._readers.setdefault((group, consumer), BlockingReader(self._pool))
+        sources: list[tuple[str, Lane, int]] = [
+            (keys.lane(keys.partition(number), lane, group), lane, number)
+            for number in range(self._options.partitions)
+            for lane in _LANES
+        ]
+        streams = [stream for stream, _, _ in sources]
         seconds = self._options.block_seconds
         try:
             reply = cast(
                 "list[tuple[bytes, list[Entry]]] | None",
                 await reader.read(
                     "XREADGROUP", "GROUP", "g", consumer,
-                    "COUNT", max(1, room // 2), "BLOCK", int(seconds * 1000),
-                    "STREAMS", *streams, ">", ">",
+                    "COUNT", 1, "BLOCK", max(1, int(seconds * 1000)),
+                    "STREAMS", *streams, *[">"] * len(streams),
                     seconds=seconds,
                 ),
             )  # fmt: skip
@@ -134,35 +133,13 @@ class RedisInbox(Inbox):
             return []
         found: list[Delivery] = []
         for name, entries in reply or ():
-            lane = _LANES[streams.index(name.decode())]
-            found += self._deliveries(entries, lane, group, consumer, number)
-        return found
-
-    async def _first_of_all(self, group: str, consumer: str) -> list[Delivery]:
-        """Whatever partition has something first; the reads of the others go on meanwhile."""
-        loop = asyncio.get_running_loop()
-        for number in range(self._options.partitions):
-            key = (group, consumer, number)
-            if key not in self._waits:
-                read = self._read_blocking(group, consumer, number, 1)
-                self._waits[key] = loop.create_task(read, name=f"inbox of partition {number}")
-        ours = {key: wait for key, wait in self._waits.items() if key[:2] == (group, consumer)}
-        try:
-            await asyncio.wait(ours.values(), return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:  # who reads no more must not be given more
-            for key in ours:
-                self._waits.pop(key).cancel()
-            raise
-        found: list[Delivery] = []
-        for key, wait in ours.items():
-            if wait.done():
-                del self._waits[key]
-                found += wait.result()
+            _, lane, number = sources[streams.index(name.decode())]
+            found += await self._deliveries(entries, lane, group, consumer, number)
         return found
 
     async def _make_group(self, stream: str, error: ResponseError) -> None:
         """A stream holds exactly the unfinished work, so a group that vanished begins at its start."""
-        if "NOGROUP" not in str(error):
+        if not str(error).startswith(("NOGROUP", "UNBLOCKED")):  # the stream went as we waited
             raise error
         try:
             await self._commands.command("XGROUP", "CREATE", stream, "g", "0", "MKSTREAM")
@@ -172,12 +149,14 @@ class RedisInbox(Inbox):
         else:
             log.info("inbox group made", stream=stream)
 
-    def _deliveries(
+    async def _deliveries(
         self, entries: list[Entry], lane: Lane, group: str, consumer: str, number: int
     ) -> list[Delivery]:
         found: list[Delivery] = []
         for entry_id, flat in entries:
-            if not flat:  # deleted while it was pending
+            if not flat:  # deleted while it was pending: nothing is left to answer
+                stream = keys.lane(keys.partition(number), lane, group)
+                await self._commands.command("XACK", stream, "g", entry_id)
                 continue
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
             leased_at = fields.get(b"l")
@@ -208,18 +187,11 @@ class RedisInbox(Inbox):
             for lane in _LANES:
                 stream = keys.lane(keys.partition(number), lane, group)
                 try:
-                    reply = cast(
-                        "list[tuple[bytes, list[Entry]]] | None",
-                        await self._commands.command(
-                            "XREADGROUP", "GROUP", "g", consumer,
-                            "COUNT", _PENDING_AT_ONCE, "STREAMS", stream, "0",
-                        ),
-                    )  # fmt: skip
+                    entries = await self._read_lane(stream, consumer, _PENDING_AT_ONCE, after="0")
                 except ResponseError as error:
                     await self._make_group(stream, error)
                     continue
-                for _, entries in reply or ():
-                    found += self._deliveries(entries, lane, group, consumer, number)
+                found += await self._deliveries(entries, lane, group, consumer, number)
         return found
 
     # -- answering
@@ -323,7 +295,7 @@ class RedisInbox(Inbox):
                 )
                 if isinstance(reply, bytes):  # alive after all
                     return found
-                found += self._deliveries(reply, lane, group, consumer, number)
+                found += await self._deliveries(reply, lane, group, consumer, number)
         return found
 
     async def remove_consumer(self, group: str, dead: str) -> bool:

@@ -373,7 +373,7 @@ class RedisJobs(JobStore):
             await self._commands.script(
                 _CANCEL,
                 [keys.job(p, job_id)],
-                [p, job_id, f"0:{ids.new_id()}", codec.pack(event)],
+                [p, job_id, f"0:{ids.new_nonce()}", codec.pack(event)],
             ),
         )
         if answer[0] == b"NONE":
@@ -386,7 +386,7 @@ class RedisJobs(JobStore):
         p = self._p(job_id)
         event = ApprovalDecided(at=at, token=token, decision=decision)
         answer = await self._commands.script(
-            _DECIDE, [keys.job(p, job_id)], [p, job_id, token, codec.pack(event)]
+            _DECIDE, [keys.job(p, job_id)], [p, job_id, token, codec.pack(event), ids.new_nonce()]
         )
         if answer == b"NONE":
             raise JobNotFound

@@ -15,8 +15,10 @@ for n = 2, #ARGV, 4 do
   local promised = redis.call('HGET', offers, task)
   local is_current = promised and (offer == '' or tonumber(promised) <= tonumber(offer))
   if kind == 'keep_hold' then
-    if is_current then
-      redis.call('ZADD', hold, 'XX', '+inf', task)
+    -- Also when the promise has run out meanwhile: the worker does hold the task.
+    if (is_current or not promised) and is_live(w, worker, now) then
+      redis.call('ZADD', hold, '+inf', task)
+      redis.call('HSET', offers, task, offer)
     end
   else
     if is_current then

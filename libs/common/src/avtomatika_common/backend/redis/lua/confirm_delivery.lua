@@ -4,12 +4,12 @@
   The worker has the task: its one timer is now the result deadline, counted from the hand-out.
 
   KEYS  task
-  ARGV  p, task id, worker
+  ARGV  p, task id, worker, offer number or '' (whichever)
   Returns  1; 0 it is not leased to this worker
 ]]
 local p, task_id = ARGV[1], ARGV[2]
 local t = read_task(p, task_id)
-if not t or t.state ~= 'leased' or t.worker ~= ARGV[3] then
+if not t or t.state ~= 'leased' or t.worker ~= ARGV[3] or (ARGV[4] ~= '' and t.offer ~= ARGV[4]) then
   return 0
 end
 if redis.call('ZREM', p .. 'tm', 'c/' .. t.job .. '/' .. task_id) == 1 then

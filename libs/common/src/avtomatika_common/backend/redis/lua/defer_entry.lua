@@ -14,8 +14,10 @@ if not is_mine(stream, ARGV[4], entry) then
 end
 local read = redis.call('XRANGE', stream, entry, entry)
 if #read > 0 then
-  redis.call('HSET', p .. 'deferred', entry, cmsgpack.pack({stream, unpack(read[1][2])}))
-  set_timer(p, 'e', ARGV[2], entry, now_ms() + tonumber(ARGV[6]))
+  -- An id is one stream's only: two lanes use the same ones.
+  local token = stream .. '|' .. entry
+  redis.call('HSET', p .. 'deferred', token, cmsgpack.pack({stream, unpack(read[1][2])}))
+  set_timer(p, 'e', ARGV[2], token, now_ms() + tonumber(ARGV[6]))
 end
 answer(stream, entry)
 return 1

@@ -59,7 +59,7 @@ local fire = {
       redis.call('HDEL', p .. 'deferred', token)
       local entry = cmsgpack.unpack(packed)
       local moved = redis.call('XADD', entry[1], '*', unpack(entry, 2))
-      if redis.call('HGET', p .. 'j:' .. job_id, 'claim') == token then
+      if redis.call('HGET', p .. 'j:' .. job_id, 'claim') == string.match(token, '|(.*)$') then
         redis.call('HSET', p .. 'j:' .. job_id, 'claim', moved)
       end
     end

@@ -12,8 +12,9 @@ if ARGV[2] == '1' then
   redis.call('DEL', branches, offers)
 end
 for i = 4, #ARGV, 10 do
-  redis.call('HSET', branches, ARGV[i], ARGV[i + 1])
-  redis.call('RPUSH', offers, cmsgpack.pack({ARGV[i], unpack(ARGV, i + 2, i + 8)}))
+  if redis.call('HSET', branches, ARGV[i], ARGV[i + 1]) == 1 then  -- else this call is a repeat
+    redis.call('RPUSH', offers, cmsgpack.pack({ARGV[i], unpack(ARGV, i + 2, i + 8)}))
+  end
 end
 redis.call('EXPIRE', branches, ARGV[3])
 redis.call('EXPIRE', offers, ARGV[3])

@@ -19,12 +19,13 @@ for n, entry in ipairs(pending) do
 end
 local entries = redis.call('XCLAIM', KEYS[1], 'g', ARGV[4], '0', unpack(ids))
 for _, entry in ipairs(entries) do
-  local fields = entry[2]
-  for n = 1, #fields, 2 do
-    local job = ARGV[1] .. 'j:' .. fields[n + 1]
-    if fields[n] == 'j' and redis.call('EXISTS', job) == 1 then
-      redis.call('HINCRBY', job, 'tries', 1)
-    end
+  local fields = {}
+  for n = 1, #(entry[2] or {}), 2 do
+    fields[entry[2][n]] = entry[2][n + 1]
+  end
+  -- A branch's event is settled without a commit of the job, which would count anew.
+  if fields.j and not fields.b and redis.call('EXISTS', ARGV[1] .. 'j:' .. fields.j) == 1 then
+    redis.call('HINCRBY', ARGV[1] .. 'j:' .. fields.j, 'tries', 1)
   end
 end
 return entries
