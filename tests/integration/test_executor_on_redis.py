@@ -248,7 +248,7 @@ async def test_entries_and_jobs_nobody_can_read_hold_up_nobody(redis_url: str) -
         JobStatus.QUARANTINED,
         "An event of the job could not be read.",
     )
-    assert sum(dead) == 1  # of the job that cannot be read
+    assert dead == [0] * PARTITIONS  # a job that cannot be read now may be read later
 
 
 async def test_entries_of_two_lanes_may_have_one_id(redis_url: str) -> None:
@@ -276,9 +276,9 @@ async def test_who_stopped_reading_is_given_nothing_more(redis_url: str) -> None
         for consumer in ("gone", "there"):
             await store.inbox.pending("default", consumer)
         reading = group.create_task(store.inbox.read("default", "gone", 10))
-        await until(lambda: has_blocked(redis_url, PARTITIONS))
+        await until(lambda: has_blocked(redis_url))
         reading.cancel()
-        await until(lambda: has_blocked(redis_url, 0))
+        await until(lambda: has_not_blocked(redis_url))
         job_ids = {await create_job(store, blueprint) for _ in range(20)}
         found: set[JobId] = set()
         while len(found) < 20:
@@ -289,9 +289,13 @@ async def test_who_stopped_reading_is_given_nothing_more(redis_url: str) -> None
     assert found == job_ids
 
 
-async def has_blocked(url: str, count: int) -> bool:
+async def has_blocked(url: str) -> bool:
     async with Redis.from_url(url) as client:
-        return bool((await client.info("clients"))["blocked_clients"] == count)
+        return bool((await client.info("clients"))["blocked_clients"])
+
+
+async def has_not_blocked(url: str) -> bool:
+    return not await has_blocked(url)
 
 
 async def create_job_in(

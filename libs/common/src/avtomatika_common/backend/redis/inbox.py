@@ -88,17 +88,21 @@ class RedisInbox(Inbox):
                 if len(found) >= room:
                     return found
                 stream = keys.lane(keys.partition(number), lane, group)
-                try:
-                    entries = await self._read_lane(stream, consumer, room - len(found))
-                except ResponseError as error:
-                    await self._make_group(stream, error)
-                    entries = await self._read_lane(stream, consumer, room - len(found))
+                entries = await self._read_lane(stream, consumer, room - len(found))
                 found += await self._deliveries(entries, lane, group, consumer, number)
         return found
 
     async def _read_lane(
         self, stream: str, consumer: str, count: int, after: str = ">"
     ) -> list[Entry]:
+        for _ in range(2):  # the second time with the group made
+            try:
+                return await self._ask_lane(stream, consumer, count, after)
+            except ResponseError as error:
+                await self._make_group(stream, error)
+        return []  # it has vanished again meanwhile
+
+    async def _ask_lane(self, stream: str, consumer: str, count: int, after: str) -> list[Entry]:
         reply = cast(
             "list[tuple[bytes, list[Entry]]] | None",
             await self._commands.command(
@@ -186,11 +190,7 @@ class RedisInbox(Inbox):
         for number in range(self._options.partitions):
             for lane in _LANES:
                 stream = keys.lane(keys.partition(number), lane, group)
-                try:
-                    entries = await self._read_lane(stream, consumer, _PENDING_AT_ONCE, after="0")
-                except ResponseError as error:
-                    await self._make_group(stream, error)
-                    continue
+                entries = await self._read_lane(stream, consumer, _PENDING_AT_ONCE, after="0")
                 found += await self._deliveries(entries, lane, group, consumer, number)
         return found
 
