@@ -26,6 +26,7 @@ from avtomatika_core.outcomes import (
     DispatchParallel,
     DispatchTask,
     RunBlueprint,
+    TransitionTo,
 )
 from avtomatika_executor.hosting import Hosting
 
@@ -212,6 +213,8 @@ def _changed_data(stored: Stored, context: JobContext) -> tuple[JobData | None, 
 
 
 def _refuse_what_is_not_json(state: str, action: Action | None, updates: dict[str, Any]) -> None:
+    if isinstance(action, TransitionTo) and not updates:  # the plain step
+        return
     match action:
         case DispatchTask(task=task):
             given: dict[str, object] = {"params": task.params}

@@ -119,9 +119,9 @@ class Commands:
         self._lanes: list[asyncio.Task[None]] = []
 
     def open(self) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self._lanes = [
-            loop.create_task(self._lane(), name=f"redis commands {number}")
+            self._loop.create_task(self._lane(), name=f"redis commands {number}")
             for number in range(_LANES)
         ]
 
@@ -147,11 +147,11 @@ class Commands:
         return self._send(_pack(arguments), None)
 
     def _send(self, packed: bytes, script: Script | None) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
         if not self._lanes:
+            future = asyncio.get_running_loop().create_future()
             future.set_exception(StoreUnavailable("the connection to Redis is closed"))
             return future
+        future = self._loop.create_future()
         self._queue.append(_Call(packed, script, future))
         self._wake.set()
         return future
