@@ -11,6 +11,7 @@ from avtomatika_common.backend.ports import (
     StaleJob,
     StorageBackend,
 )
+from avtomatika_common.records import unpack_fact
 from avtomatika_core.events import CancelRequested, JobCreated
 from avtomatika_core.job import JobStatus, WorkerId
 from avtomatika_core.outcomes import DispatchTask
@@ -28,6 +29,7 @@ from tests.contract.builders import (
     take,
     the_waiting_task,
 )
+from tests.contract.conftest import Open
 
 
 async def test_a_cancel_stops_the_running_handler_s_claim(backend: StorageBackend) -> None:
@@ -182,3 +184,16 @@ async def test_a_job_that_goes_on_after_a_cancel_is_like_any_other(
     assert await lease(backend) is not None
     assert await backend.jobs.request_cancel(waiting.job.id, a_cancel(backend))
     assert (await executor.apply(await executor.read())).job.status is JobStatus.CANCELLED
+
+
+async def test_a_cancelled_job_s_facts_stay_in_order(open_backend: Open) -> None:
+    backend = await open_backend(keep_facts=True)
+    executor = Executor(backend)
+    claim = await executor.run(await executor.start(), TO_NEXT)
+    await backend.jobs.request_cancel(claim.job.id, a_cancel(backend))
+
+    await executor.apply(await executor.read())
+
+    facts = [unpack_fact(entry.payload) for entry in await backend.facts.read("history-1", 100)]
+    assert facts[-1].fact.kind == "job_completed"
+    assert [fact.order for fact in facts] == sorted({fact.order for fact in facts})

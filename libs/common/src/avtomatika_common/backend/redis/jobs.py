@@ -214,6 +214,7 @@ class RedisJobs(JobStore):
     def _add_effects(
         self, arguments: list[Argument], job: Job, commands: Sequence[Command], fence: str
     ) -> None:
+        nonce = fence.partition(":")[2]
         for index, command in enumerate(commands):
             match command:
                 case RecordFact():
@@ -226,7 +227,6 @@ class RedisJobs(JobStore):
                 case OfferTask():
                     arguments += ("offer", command.task_id, *_offer(command, job.id))
                 case StartBranches(branches=branches) if len(branches) > _BRANCHES_AT_ONCE:
-                    nonce = fence.partition(":")[2]
                     arguments += ("fan_out_staged", nonce, len(branches))
                 case StartBranches():
                     arguments += ("fan_out", len(command.branches))
@@ -245,7 +245,7 @@ class RedisJobs(JobStore):
                     self._add_child(arguments, command.child, fence)
                 case CancelChild():
                     event = CancelRequested(at=job.head.updated_at, reason="Parent job ended.")
-                    arguments += ("cancel_child", command.child_id, fence, codec.pack(event))
+                    arguments += ("cancel_child", command.child_id, nonce, codec.pack(event))
                 case ResumeParent():
                     parent = command.parent
                     arguments += ("parent", parent.job_id, codec.pack(command.event))
@@ -373,7 +373,7 @@ class RedisJobs(JobStore):
             await self._commands.script(
                 _CANCEL,
                 [keys.job(p, job_id)],
-                [p, job_id, f"0:{ids.new_nonce()}", codec.pack(event)],
+                [p, job_id, ids.new_nonce(), codec.pack(event)],
             ),
         )
         if answer[0] == b"NONE":

@@ -49,15 +49,15 @@ local function count(from, to)
   end
 end
 
-local function mark_cancelled(child, fence, event)
+local function mark_cancelled(child, nonce, event)
   local key = p .. 'j:' .. child
-  local c = redis.call('HMGET', key, 'status', 'cancel', 'group')
+  local c = redis.call('HMGET', key, 'status', 'cancel', 'group', 'fence')
   if not c[1] or c[2] == '1' or redis.call('SISMEMBER', p .. 'live', child) == 0 then
     return
   end
   redis.call('HINCRBY', key, 'run', 1)
   local claim = append_event(p, c[3], child, event)
-  redis.call('HSET', key, 'cancel', '1', 'fence', fence, 'claim', claim)
+  redis.call('HSET', key, 'cancel', '1', 'fence', fence_after(c[4], nonce), 'claim', claim)
 end
 
 local claim = entry
@@ -163,7 +163,7 @@ local effects = {
     end
     return i + 8
   end,
-  -- child's id, fence, event
+  -- child's id, nonce, event
   cancel_child = function(i)
     mark_cancelled(ARGV[i], ARGV[i + 1], ARGV[i + 2])
     return i + 3

@@ -4,11 +4,11 @@
   Set the cancel mark: the running handler's outcome is refused from now on, no task is handed out.
 
   KEYS  job
-  ARGV  p, job id, new fence (drawn for this call: a repeat of it has no effect), event
+  ARGV  p, job id, nonce of this call (a repeat of it has no effect), event
   Returns  {'NONE'} no such job; {'TERMINAL', status}; {'OK', 1 a task is with a worker, else 0}
 ]]
 local job, p = KEYS[1], ARGV[1]
-local stored = redis.call('HMGET', job, 'status', 'cancel', 'group', 'wait', 'cancel_call')
+local stored = redis.call('HMGET', job, 'status', 'cancel', 'group', 'wait', 'cancel_call', 'fence')
 if not stored[1] then
   return {'NONE'}
 end
@@ -31,7 +31,7 @@ end
 if stored[2] ~= '1' and stored[5] ~= ARGV[3] then
   redis.call('HINCRBY', job, 'run', 1)
   local claim = append_event(p, stored[3], ARGV[2], ARGV[4])
-  redis.call('HSET', job, 'cancel', '1', 'fence', ARGV[3], 'claim', claim,
+  redis.call('HSET', job, 'cancel', '1', 'fence', fence_after(stored[6], ARGV[3]), 'claim', claim,
     'cancel_call', ARGV[3])
 end
 return {'OK', held}

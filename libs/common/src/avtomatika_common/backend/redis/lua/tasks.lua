@@ -27,6 +27,11 @@ local function now_ms()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
+-- The next fence of a job after `fence` (`<version>:<nonce>`): versions only count up.
+local function fence_after(fence, nonce)
+  return (tonumber(string.match(fence, '^%d+')) + 1) .. ':' .. nonce
+end
+
 local function hint(p, kind, value)
   redis.call('XADD', p .. 'hint', 'MAXLEN', '~', '1000', '*', 'k', kind, 'v', value)
 end
