@@ -367,7 +367,7 @@ async def test_a_callback_that_raises_hurts_nobody(caplog: pytest.LogCaptureFixt
     assert sorted(told) == sorted(jobs)
     assert [document["status"] for document in documents] == ["finished", "finished"]
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["callback raised"] * 4
+    assert said == ["callback failed"] * 4
     assert {vars(record)["job_id"] for record in caplog.records} == set(jobs)
 
 

@@ -1,7 +1,8 @@
 """The whole orchestrator in one process: the same services as apart, over one storage."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import ClientSession, web
@@ -46,6 +47,8 @@ from avtomatika_watcher.service import WatcherService
 from avtomatika_watcher.settings import Settings as WatcherSettings
 
 log = get_logger()
+
+_CALLBACK_SECONDS = 60.0
 
 OnJobFinished = Callable[[str, str, dict[str, Any]], Awaitable[object]]
 OnApprovalRequested = Callable[[str, dict[str, Any]], Awaitable[object]]
@@ -272,12 +275,12 @@ class OrchestratorEngine:
             job = stored.job
             if command.approval is not None:
                 for on_approval in self.on_approval_requested:
-                    with _survived(job.id):
+                    async with _survived(job.id):
                         await on_approval(job.id, open_approval(job.id, command.approval))
             elif self.on_job_finished:
                 document = await self._document(job)
                 for on_finished in self.on_job_finished:
-                    with _survived(job.id):
+                    async with _survived(job.id):
                         await on_finished(job.id, job.status.value, document)
 
     async def _document(self, job: Job) -> dict[str, Any]:
@@ -291,10 +294,11 @@ class OrchestratorEngine:
         return document
 
 
-@contextmanager
-def _survived(job_id: str) -> Generator[None, None, None]:
-    """A callback that raises is the application's trouble, not the job's."""
+@asynccontextmanager
+async def _survived(job_id: str) -> AsyncGenerator[None, None]:
+    """A callback that raises, or never returns, is the application's trouble, not the job's."""
     try:
-        yield
+        async with asyncio.timeout(_CALLBACK_SECONDS):
+            yield
     except Exception:
-        log.exception("callback raised", job_id=job_id)
+        log.exception("callback failed", job_id=job_id)

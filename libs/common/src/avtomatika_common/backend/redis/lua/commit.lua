@@ -36,6 +36,11 @@ if mode == 'keep' and not ARGV[14] and stored[2] == status then
   return 'OK'
 end
 
+-- A script that fails midway keeps what it wrote: so what was laid must be there before it begins.
+if ARGV[14] == 'fan_out_staged' and redis.call('EXISTS', job .. ':st:' .. ARGV[15]) == 0 then
+  return 'STALE'
+end
+
 --@include tasks
 --@include claims
 local group, owner = stored[3], stored[4]
