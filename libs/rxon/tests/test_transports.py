@@ -268,7 +268,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
         )
         return paths
 
-    ca, ca_key = make("ca", "/CN=test CA")
+    ca, ca_key = make("ca", "/CN=test CA", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
     signed = ("-CA", ca, "-CAkey", ca_key, "-addext", "basicConstraints=critical,CA:FALSE")
     return Certificates(
         ca=ca,
