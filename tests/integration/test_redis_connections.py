@@ -1,11 +1,13 @@
 """Connections to Redis that break in the middle: what was not answered is sent again, applied once."""
 
+import asyncio
 import random
 
 import pytest
 from redis.asyncio import Redis
 
-from avtomatika_common.backend.ports import StoreOptions
+from avtomatika_common.backend.ports import StoreOptions, StoreUnavailable
+from avtomatika_common.backend.redis.connection import BlockingReader, Commands, own_pool
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.lifecycle import running
 from avtomatika_core.job import JobStatus
@@ -42,6 +44,40 @@ async def test_a_commit_pipeline_cut_midway_is_applied_once(redis_url: str, seed
         assert job.status is JobStatus.FINISHED
         assert job.data.state_history["steps"] == list(range(20))
         assert job.head.transition_count == 20
+
+
+@pytest.mark.parametrize("replies", [0, 3, 6])
+async def test_a_lone_command_whose_reply_was_cut_is_answered(redis_url: str, replies: int) -> None:
+    async with proxy_to(redis_url) as (proxy, url), Redis.from_url(url) as client:
+        pool = own_pool(client)
+        commands = Commands(pool)
+        commands.open()
+        await commands.command("PING")
+
+        proxy.cut_replies_after(replies)
+        async with asyncio.timeout(2.0):
+            answer = await commands.command("ECHO", "hello")
+        await commands.close()
+        await pool.disconnect()
+
+    assert proxy.cuts == 1
+    assert answer == b"hello"
+
+
+async def test_a_server_that_never_answers_the_handshake_is_given_up() -> None:
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server, Redis(host=host, port=port) as client:
+        pool = own_pool(client)
+        reader = BlockingReader(pool)
+
+        with pytest.raises(StoreUnavailable):
+            await reader.read("PING", seconds=0.1)
+        await pool.disconnect()
 
 
 async def test_lost_scripts_are_loaded_again(redis_url: str) -> None:

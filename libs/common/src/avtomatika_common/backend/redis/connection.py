@@ -40,6 +40,7 @@ _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  #
 
 _LANES: Final = 2
 _LONGEST_BATCH: Final = 256
+_CONNECT_SECONDS: Final = 5.0
 _BACKOFF_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _POOL_SETTINGS: Final = ("maint_", "orig_", "oss_", "himport_")
 _NETWORK_ERRORS: Final = (RedisError, OSError, TimeoutError)
@@ -70,7 +71,8 @@ def own_pool(client: Redis) -> ConnectionPool:
 
 
 async def _connected(pool: ConnectionPool) -> AbstractConnection:
-    return cast("AbstractConnection", await pool.get_connection())  # type: ignore[no-untyped-call]
+    async with asyncio.timeout(_CONNECT_SECONDS):  # the handshake included
+        return cast("AbstractConnection", await pool.get_connection())  # type: ignore[no-untyped-call]
 
 
 async def _answer(connection: AbstractConnection) -> Any:
@@ -208,6 +210,8 @@ class Commands:
                 call.future.set_exception(StoreUnavailable(f"Redis does not answer: {error}"))
             else:
                 self._queue.append(call)
+        if self._queue:  # an idle lane may have found it empty meanwhile
+            self._wake.set()
 
     async def _drop(self, connection: AbstractConnection) -> None:
         await connection.disconnect(nowait=True)
