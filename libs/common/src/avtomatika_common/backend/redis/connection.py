@@ -119,6 +119,8 @@ class Commands:
         self._queue: deque[_Call] = deque()
         self._wake = asyncio.Event()
         self._lanes: list[asyncio.Task[None]] = []
+        self.breaks = 0
+        """How often a connection broke: what was under way then may have been done twice."""
 
     def open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -201,6 +203,7 @@ class Commands:
 
     def _put_back(self, batch: list[_Call], error: Exception) -> None:
         now = asyncio.get_running_loop().time()
+        self.breaks += 1
         waiting = [call for call in (*batch, *self._queue) if not call.future.done()]
         self._queue.clear()
         for call in waiting:

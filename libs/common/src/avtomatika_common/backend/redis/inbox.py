@@ -76,7 +76,10 @@ class RedisInbox(Inbox):
     # -- reading
 
     async def read(self, group: str, consumer: str, room: int) -> list[Delivery]:
+        breaks = self._commands.breaks
         found = await self._read_now(group, consumer, room)
+        if self._commands.breaks != breaks:  # a reply with entries may have been lost
+            return await self.pending(group, consumer)
         if found:
             return found
         return await self._read_blocking(group, consumer)
