@@ -15,6 +15,8 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self.connections = 0
         self.cuts = 0
+        self.is_silent = asyncio.Event()
+        """While it is set, replies are swallowed."""
         self.on_cut: Callable[[], None] | None = None
 
     def cut_replies_after(self, count: int | None) -> None:
@@ -48,6 +50,8 @@ class Proxy:
     ) -> None:
         with suppress(OSError):
             while data := await source.read(65536):
+                if replies and self.is_silent.is_set():
+                    continue
                 if replies and self._left is not None:
                     if self._left < len(data):
                         target.write(data[: self._left])

@@ -54,7 +54,7 @@ async def test_nothing_to_survey_is_a_failed_job_with_a_reason(
     code, said = await run_demo(directory, tmp_path / "log")
 
     assert code == 1
-    assert "The job is failed" in said
+    assert "The job ended as failed" in said
     reason = "No *.py file is below" if exists else "There is no directory"
     assert f"{reason} '{directory}'." in said
     assert "Traceback" not in said

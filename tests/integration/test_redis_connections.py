@@ -80,6 +80,26 @@ async def test_a_server_that_never_answers_the_handshake_is_given_up() -> None:
         await pool.disconnect()
 
 
+async def test_a_server_that_falls_silent_is_given_up_and_used_again(redis_url: str) -> None:
+    """It takes connections and commands and answers nothing, as a frozen process does."""
+    async with proxy_to(redis_url) as (proxy, url), Redis.from_url(url) as client:
+        pool = own_pool(client)
+        commands = Commands(pool, give_up_seconds=0.6, answer_seconds=0.2)
+        commands.open()
+        await commands.command("PING")
+
+        proxy.is_silent.set()
+        with pytest.raises(StoreUnavailable):
+            async with asyncio.timeout(3.0):
+                await commands.command("PING")
+        proxy.is_silent.clear()
+        answer = await commands.command("PING")
+        await commands.close()
+        await pool.disconnect()
+
+    assert answer == b"PONG"
+
+
 async def test_lost_scripts_are_loaded_again(redis_url: str) -> None:
     blueprint = counting_chain(3)
     async with Redis.from_url(redis_url) as client:

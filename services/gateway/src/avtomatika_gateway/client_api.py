@@ -1,5 +1,6 @@
 """The client's side of the door: jobs, blueprints, workers, at `/api` and `/api/<version>`."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -40,6 +41,8 @@ _WORKER_KEYS: Final = (
 )
 """What a client that is no admin sees of a worker."""
 
+_MAKES_JOBS: Final = re.compile(r"/jobs/[^/]+$")
+"""A path that looks like a blueprint's endpoint; no route of ours takes a POST there."""
 _MOST_ROWS: Final = 2**31
 
 log = get_logger()
@@ -106,6 +109,8 @@ class ClientApi:
             return await handler(request)
         entry = await self._blueprints.served_at(request.path)
         if entry is None:
+            if request.method == "POST" and _MAKES_JOBS.search(request.path):
+                raise NotFound(f"No blueprint has the endpoint POST {request.path}.")
             return await handler(request)
         if request.method != "POST":
             raise web.HTTPMethodNotAllowed(request.method, ["POST"])

@@ -48,6 +48,7 @@ class HistoryService:
         try:
             async with self._backend.liveness.keep(self.instance), asyncio.TaskGroup() as tasks:
                 archiving = tasks.create_task(self._archive_facts(), name="history archives")
+                await self._look_at_archive()
                 log.info("history serves", database=self._path, instance=self.instance)
                 ready.set()
                 await stop.wait()
@@ -56,6 +57,18 @@ class HistoryService:
             await self._drain()
         finally:
             await self._archive.close()
+
+    async def _look_at_archive(self) -> None:
+        """Say at the start what would else be found with the first fact."""
+        try:
+            async with self._writing:
+                await self._archive.write([])
+        except sqlite3.Error as error:
+            log.error(
+                "the archive cannot be opened, facts wait until it can",
+                database=self._path,
+                error=str(error),
+            )
 
     async def _archive_facts(self) -> None:
         clock = self._backend.clock

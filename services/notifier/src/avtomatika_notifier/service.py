@@ -39,6 +39,8 @@ class NotifierService:
         self._stream = backend.notifications
         self.instance = f"{settings.instance}-{ids.new_id()[:8]}"
         self._in_hand: dict[tuple[int, str], asyncio.Task[None]] = {}
+        self._known: set[tuple[int, str]] = set()
+        """In hand when we last asked what is pending, or begun since."""
         self._receivers: dict[str, _Receiver] = {}
         self._slot_free = asyncio.Event()
 
@@ -82,8 +84,8 @@ class NotifierService:
     async def _take_all(self) -> bool:
         """Start what is pending for us or not read yet. False: nothing is in hand."""
         try:
-            entries = await self._stream.pending(self.instance)
-            if await self._stream.length() > len(entries):
+            entries = await self._left_behind()
+            if await self._stream.length() > len(self._in_hand) + len(entries):
                 async with asyncio.timeout(_DRAIN_READ_SECONDS):
                     entries += await self._stream.read(self.instance, self._settings.max_requests)
         except (TimeoutError, StoreUnavailable):
@@ -114,13 +116,19 @@ class NotifierService:
         """Find entries of dead notifiers, and our own: put off, or their read was lost on the way."""
         while True:
             try:
-                entries = await self._stream.pending(self.instance)
+                entries = await self._left_behind()
                 entries += await self._stream.take_over(self.instance, max(1, self._room()))
                 for entry in entries:
                     self._start(entry)
             except StoreUnavailable as error:
                 log.debug("no look at notifications left behind", error=str(error))
             await asyncio.sleep(self._settings.look_seconds)
+
+    async def _left_behind(self) -> list[StreamEntry]:
+        """Ours that are not in hand; one that is settled while we ask is not among them."""
+        known = self._known = set(self._in_hand)
+        entries = await self._stream.pending(self.instance)
+        return [entry for entry in entries if (entry.partition, entry.entry_id) not in known]
 
     def _start(self, entry: StreamEntry) -> None:
         """Deliver the entry, unless it is in hand or its receiver has its share; then it waits."""
@@ -139,6 +147,7 @@ class NotifierService:
         elif receiver.in_hand >= self._settings.max_in_hand_per_receiver:
             return
         receiver.in_hand += 1
+        self._known.add(key)
         task = self._deliveries.create_task(self._deliver(entry, notification, receiver))
         self._in_hand[key] = task
         task.add_done_callback(lambda _: self._leave(key, name))

@@ -255,7 +255,7 @@ async def _survey(
     screen.line()
     took = (job.finished_at or job.created_at) - job.created_at
     if job.status != "finished":
-        screen.line(f"The job is {job.status} after {took:.1f} s: {job.error_message}")
+        screen.line(f"The job ended as {job.status} after {took:.1f} s: {job.error_message}")
         return 1
     screen.line(f"The job is finished after {took:.1f} s.")
     return 0

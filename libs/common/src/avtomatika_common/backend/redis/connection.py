@@ -40,7 +40,8 @@ _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  #
 
 _LANES: Final = 2
 _LONGEST_BATCH: Final = 256
-_CONNECT_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 5.0
+"""Longest wait for a connection, or for the answers to one batch; then it counts as broken."""
 _BACKOFF_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _POOL_SETTINGS: Final = ("maint_", "orig_", "oss_", "himport_")
 _NETWORK_ERRORS: Final = (RedisError, OSError, TimeoutError)
@@ -70,13 +71,17 @@ def own_pool(client: Redis) -> ConnectionPool:
     return ConnectionPool(connection_class=theirs.connection_class, **settings)
 
 
-async def _connected(pool: ConnectionPool) -> AbstractConnection:
-    async with asyncio.timeout(_CONNECT_SECONDS):  # the handshake included
+async def _connected(pool: ConnectionPool, seconds: float) -> AbstractConnection:
+    async with asyncio.timeout(seconds):  # the handshake included
         return cast("AbstractConnection", await pool.get_connection())  # type: ignore[no-untyped-call]
 
 
 async def _answer(connection: AbstractConnection) -> Any:
     return cast("Any", await connection.read_response(timeout=math.inf, disconnect_on_error=False))
+
+
+def _words(error: BaseException) -> str:
+    return str(error).rstrip(".") or type(error).__name__
 
 
 class _NotNow(RedisError):
@@ -111,11 +116,22 @@ class _Call:
 
 
 class Commands:
-    """Sends commands in batches. `give_up_seconds`: how long an unanswered command is repeated."""
+    """Sends commands in batches.
 
-    def __init__(self, pool: ConnectionPool, *, give_up_seconds: float = 10.0) -> None:
+    `answer_seconds`: longest wait for a connection or the answers to a batch. `give_up_seconds`: for
+    how long an unanswered command is repeated, that wait included.
+    """
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        *,
+        give_up_seconds: float = 10.0,
+        answer_seconds: float = _ANSWER_SECONDS,
+    ) -> None:
         self._pool = pool
         self._give_up_seconds = give_up_seconds
+        self._answer_seconds = answer_seconds
         self._queue: deque[_Call] = deque()
         self._wake = asyncio.Event()
         self._lanes: list[asyncio.Task[None]] = []
@@ -173,7 +189,7 @@ class Commands:
                     continue
                 try:
                     if connection is None:
-                        connection = await _connected(self._pool)
+                        connection = await _connected(self._pool, self._answer_seconds)
                     await self._exchange(connection, batch)
                     failures = 0
                 except _NETWORK_ERRORS as error:
@@ -182,7 +198,7 @@ class Commands:
                         connection = None
                     self._put_back(batch, error)
                     if failures == 0:
-                        log.warning("redis connection lost", error=str(error))
+                        log.warning("redis connection lost", error=_words(error))
                     await asyncio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)])
                     failures += 1
                 batch = []
@@ -208,9 +224,11 @@ class Commands:
         self._queue.clear()
         for call in waiting:
             if call.until is None:
-                call.until = now + self._give_up_seconds
+                call.until = now + self._give_up_seconds - self._answer_seconds
             if call.until <= now:
-                call.future.set_exception(StoreUnavailable(f"Redis does not answer: {error}"))
+                call.future.set_exception(
+                    StoreUnavailable(f"Redis does not answer: {_words(error)}")
+                )
             else:
                 self._queue.append(call)
         if self._queue:  # an idle lane may have found it empty meanwhile
@@ -223,7 +241,7 @@ class Commands:
     async def _exchange(self, connection: AbstractConnection, batch: list[_Call]) -> None:
         missing: list[_Call] = []
         reason: ResponseError | None = None
-        async with asyncio.timeout(self._give_up_seconds):
+        async with asyncio.timeout(self._answer_seconds):
             await connection.send_packed_command(
                 b"".join([call.packed for call in batch]), check_health=False
             )
@@ -250,7 +268,7 @@ class Commands:
 
     async def _load_scripts(self, connection: AbstractConnection, calls: list[_Call]) -> None:
         sources = {call.script.name: call.script.source for call in calls if call.script}
-        async with asyncio.timeout(self._give_up_seconds):
+        async with asyncio.timeout(self._answer_seconds):
             for source in sources.values():
                 await connection.send_packed_command(
                     _pack(("SCRIPT", "LOAD", source)), check_health=False
@@ -279,7 +297,7 @@ class BlockingReader:
         complete = False
         try:
             if self._connection is None:
-                self._connection = await _connected(self._pool)
+                self._connection = await _connected(self._pool, _ANSWER_SECONDS)
             async with asyncio.timeout(seconds + 5.0):
                 await self._connection.send_packed_command(_pack(arguments), check_health=False)
                 reply = await _answer(self._connection)
@@ -290,7 +308,7 @@ class BlockingReader:
             complete = True
             raise
         except _NETWORK_ERRORS as error:
-            raise StoreUnavailable(f"Redis does not answer: {error}") from error
+            raise StoreUnavailable(f"Redis does not answer: {_words(error)}") from error
         else:
             return reply
         finally:

@@ -96,7 +96,7 @@ class RedisStorage:
             await self._check_server()
         except (StoreUnavailable, ResponseError) as error:
             raise StartupError(
-                f"Redis at {self.address} cannot be used: {error}. "
+                f"Redis at {self.address} cannot be used: {str(error).rstrip('.')}. "
                 "Start it, or set REDIS_URL (or REDIS_HOST and REDIS_PORT) to where it is."
             ) from error
         self._commands.open()
