@@ -381,9 +381,6 @@ class Archive(HistoryReader):
         self.asked.append((client_name, limit, offset))
         return self.kept[-1:]
 
-    async def is_known(self, job_id: str) -> bool:
-        return job_id == UNKNOWN
-
 
 async def test_a_job_past_its_retention_is_answered_from_history() -> None:
     archive = Archive()
