@@ -26,13 +26,13 @@ from rxon import (
     create_transport,
 )
 from rxon.exceptions import RequestRefused
+from rxon.http_transport import HttpTransport
 from rxon.security import (
     create_client_ssl_context,
     create_server_ssl_context,
     extract_cert_identity,
 )
 from rxon.testing import MockTransport
-from rxon.transports import HttpTransport
 
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 RESULT = TaskResult(job_id="j", task_id="t", worker_id="w", status="success")
@@ -221,7 +221,7 @@ async def test_a_poll_that_is_never_answered_is_a_network_error(
     async def say_nothing(_: web.BaseRequest) -> web.StreamResponse:
         return await asyncio.Future[web.StreamResponse]()
 
-    monkeypatch.setattr("rxon.transports.POLL_MARGIN_SECONDS", 0.01)
+    monkeypatch.setattr("rxon.http_transport.POLL_MARGIN_SECONDS", 0.01)
     async with served(say_nothing) as url, connected(url) as transport:
         with pytest.raises(RxonNetworkError, match="TimeoutError"):
             await transport.poll_task(0.01)

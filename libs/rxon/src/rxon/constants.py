@@ -14,6 +14,9 @@ ENDPOINT_WORKER_REGISTER: Final = "/workers/register"
 ENDPOINT_WORKER_HEARTBEAT: Final = "/workers/{worker_id}"
 ENDPOINT_TASK_NEXT: Final = "/workers/{worker_id}/tasks/next"
 ENDPOINT_TASK_RESULT: Final = "/tasks/result"
+ENDPOINT_TASK_RESULTS: Final = "/tasks/results"
+ENDPOINT_TASK_PROGRESS: Final = "/tasks/progress"
+ENDPOINT_WORKER_EVENTS: Final = "/events"
 STS_TOKEN_ENDPOINT: Final = "/auth/token"  # noqa: S105 - a path
 WS_ENDPOINT: Final = "/ws"
 
@@ -26,6 +29,7 @@ ERROR_CODE_RESOURCE_EXHAUSTED: Final = "RESOURCE_EXHAUSTED_ERROR"
 ERROR_CODE_DEPENDENCY: Final = "DEPENDENCY_ERROR"
 ERROR_CODE_SECURITY: Final = "SECURITY_ERROR"
 ERROR_CODE_INTERNAL: Final = "INTERNAL_ERROR"
+ERROR_CODE_CONTRACT_VIOLATION: Final = "CONTRACT_VIOLATION_ERROR"
 
 # Any other string is a legal status of a task too: one the blueprint made up.
 TASK_STATUS_SUCCESS: Final = "success"

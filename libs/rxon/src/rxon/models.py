@@ -32,6 +32,23 @@ class Resources(Struct, frozen=True, kw_only=True):
     gpu_info: GPUInfo | None = None
 
 
+class Skill(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The contract of one type of task; schemas are JSON Schema."""
+
+    name: str
+    version: str | None = None
+    type: str | None = None
+    description: str | None = None
+    input_schema: dict[str, object] | None = None
+    """Of the task's `params`."""
+    output_schema: dict[str, object] | None = None
+    """Of the `data` of a result that is no failure."""
+    events_schema: dict[str, dict[str, object]] | None = None
+    """Event type -> schema of its `payload`."""
+    output_statuses: tuple[str, ...] | None = None
+    """What a result's status may be, beside `failure` and `cancelled`."""
+
+
 class WorkerCapabilities(Struct, frozen=True, kw_only=True):
     hostname: str = ""
     ip_address: str = ""
@@ -51,6 +68,8 @@ class WorkerRegistration(Struct, frozen=True, kw_only=True):
     installed_models: tuple[InstalledModel, ...] = ()
     capabilities: WorkerCapabilities = WorkerCapabilities()
     cost_per_second: float | UnsetType = UNSET
+    supported_skills: tuple[Skill, ...] | UnsetType = UNSET
+    """Contracts of supported tasks; a bare name is a contract that asks for nothing."""
 
 
 class WorkerDocument(WorkerRegistration, frozen=True, kw_only=True):
@@ -98,6 +117,23 @@ class TaskPayload(Struct, frozen=True, kw_only=True):
     params_metadata: dict[str, FileMetadata] | None = None
 
 
+class Task(TaskPayload, frozen=True, kw_only=True):
+    """A task as a poll for several gets it."""
+
+    attempt: int = 1
+    """From 1."""
+    deadline: float | None = None
+    """When its result timeout is over, Unix seconds; None: the orchestrator did not say."""
+    checkpoint: dict[str, object] | None = None
+    """What the last attempt left with its progress."""
+
+
+class TaskBatch(Struct, frozen=True, kw_only=True):
+    """The answer to a poll for several tasks: at least one."""
+
+    tasks: tuple[Task, ...]
+
+
 class TaskError(Struct, frozen=True, kw_only=True):
     code: str
     message: str
@@ -116,12 +152,37 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     data_metadata: dict[str, FileMetadata] | None = None
 
 
-class ResultAnswer(Struct, frozen=True, kw_only=True):
+class ResultAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`status` is `ok`, or `ignored` with a `reason`: then the result changed nothing."""
 
     status: str
     reason: str | None = None
     message: str | None = None
+
+
+class BatchedResultAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to one result of several: a `ResultAnswer`, or the error a request of its own
+    would have got, and then no status."""
+
+    status: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    error: str | None = None
+
+
+class ResultBatch(Struct, frozen=True, kw_only=True):
+    """Several results in one request."""
+
+    results: tuple[TaskResult, ...]
+    max: int | UnsetType = UNSET
+    """How many tasks may come with the answer; unset: none."""
+
+
+class ResultBatchAnswer(Struct, frozen=True, kw_only=True):
+    """One answer per result, in order, and the tasks that were ready."""
+
+    answers: tuple[BatchedResultAnswer, ...]
+    tasks: tuple[Task, ...] = ()
 
 
 class ProgressUpdatePayload(Struct, frozen=True, kw_only=True):
@@ -132,6 +193,37 @@ class ProgressUpdatePayload(Struct, frozen=True, kw_only=True):
     progress: float = 0.0
     message: str | None = None
     event: str = "progress_update"
+    checkpoint: dict[str, object] | UnsetType = UNSET
+    """Handed to the task's next attempt, should there be one; the last one counts."""
+
+
+class ProgressAnswer(ResultAnswer, frozen=True, kw_only=True, omit_defaults=True):
+    """As for a result, and the tasks the worker should stop."""
+
+    cancel_task_ids: tuple[str, ...] = ()
+
+
+class WorkerEvent(Struct, frozen=True, kw_only=True):
+    """Something that happened while a worker did a task, told before its result."""
+
+    event_id: str
+    """The same for every repeat of one event."""
+    worker_id: str
+    origin_worker_id: str
+    event_type: str
+    payload: dict[str, object] = field(default_factory=dict[str, object])
+    origin_task_id: str | None = None
+    bubbling_chain: tuple[str, ...] | None = None
+    target_job_id: str | None = None
+    target_task_id: str | None = None
+    trace_context: dict[str, str] | None = None
+    priority: float | None = None
+    timestamp: float | None = None
+    metadata: dict[str, object] | None = None
+
+
+class EventAnswer(Struct, frozen=True, kw_only=True):
+    status: str = "event_accepted"
 
 
 class WorkerCommand(Struct, frozen=True, kw_only=True):
