@@ -33,8 +33,9 @@ down-local: ## Stop what up-local started
 	@test ! -x $(BIN)/python || $(BIN)/python scripts/up_local.py --down
 up: ## Start the suite in containers (not yet)
 	@echo "The container deployment comes later; until then 'make up-local' starts the whole suite." >&2; exit 1
-bench: setup ## Steps per second beside the floor of this machine
-	@PYTHONPATH=. $(BIN)/python tests/bench/chain.py
+bench: setup ## Steps and tasks per second beside the floors of this machine
+	@$(BIN)/python tests/bench/chain.py
+	@$(BIN)/python tests/bench/tasks.py
 
 ##@ Code
 .PHONY: fmt lint types clean

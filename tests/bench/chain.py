@@ -8,7 +8,6 @@ latency of one step of a single job beside a bare EVALSHA round trip. It asserts
 import argparse
 import asyncio
 import logging
-import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -33,6 +32,7 @@ from avtomatika_core.job import Head, JobId, JobStatus, Origin, new_job
 from avtomatika_executor import ExecutorService, Settings
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.bench.report import percentiles, row
 from tests.servers import redis_binaries, running_redis
 
 TRANSITIONS = 10
@@ -211,15 +211,6 @@ class Floor:
             await self._client.execute_command(*self._arguments(key, entry, STEPS + number))
             took.append(1000 * (time.perf_counter() - started))
         return took
-
-
-def row(name: str, value: str, note: str = "") -> None:
-    print(f"  {name:<44}{value:>16}   {note}")
-
-
-def percentiles(values: list[float]) -> str:
-    cut = statistics.quantiles(values, n=100)
-    return f"{cut[49]:.3f} / {cut[98]:.3f}"
 
 
 async def best_of(times: int, measure: Callable[[], Awaitable[float]]) -> float:

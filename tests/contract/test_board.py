@@ -20,6 +20,7 @@ from tests.contract.builders import (
     fire,
     lease,
     next_due,
+    parallel,
     take,
     the_waiting_task,
     waiting_tasks,
@@ -74,6 +75,64 @@ async def test_each_shape_shows_its_own_heads(backend: StorageBackend) -> None:
     assert render.offer_number == 1
     assert {task.strategy for task in heads if task.type == "scan"} == {"cheapest"}
     assert await backend.board.length() == 6
+
+
+async def test_a_job_shows_which_of_its_tasks_wait(backend: StorageBackend) -> None:
+    executor = Executor(backend)
+    claim = await executor.dispatch(
+        a_task("render", resource_requirements={"cpu_cores": 2}, max_cost=0.5, priority=3.0)
+    )
+    other = await executor.dispatch()
+
+    [task] = await backend.board.waiting(claim.job.id, 100)
+
+    assert task.task_id == claim.task_id
+    assert task in await backend.board.heads(0, 1)
+    assert (task.type, task.resource_requirements, task.max_cost) == (
+        "render", {"cpu_cores": 2}, 0.5,
+    )  # fmt: skip
+    assert [t.task_id for t in await backend.board.waiting(other.job.id, 100)] == [other.task_id]
+    await lease(backend, task)
+    assert await backend.board.waiting(claim.job.id, 100) == []
+    assert await backend.board.waiting(JobId(ids.new_id()), 100) == []
+
+
+async def test_branches_that_wait_are_shown_in_the_order_of_the_board(
+    backend: StorageBackend,
+) -> None:
+    executor = Executor(backend)
+    tasks = [a_task(f"t{number}", priority=float(number == 4)) for number in range(6)]
+    claim = await executor.run(await executor.start(), parallel(*tasks))
+    for task in (await waiting_tasks(backend))[1:3]:
+        await lease(backend, task)
+
+    shown = await backend.board.waiting(claim.job.id, 100)
+
+    assert [task.type for task in shown] == ["t4", "t2", "t3", "t5"]
+    assert shown == await waiting_tasks(backend)
+    assert len(await backend.board.waiting(claim.job.id, 2)) == 2
+
+
+async def test_a_wide_fan_out_shows_as_many_as_are_asked_for(backend: StorageBackend) -> None:
+    claim = await Executor(backend).fan_out(250)
+
+    shown = await backend.board.waiting(claim.job.id, 100)
+
+    assert len({task.task_id for task in shown}) == 100
+    assert len(await backend.board.waiting(claim.job.id, 1000)) == 250
+
+
+async def test_a_task_has_its_type_while_it_is_open(backend: StorageBackend) -> None:
+    claim = await Executor(backend).dispatch(a_task("scan"))
+    job_id, task_id = claim.job.id, claim.task_id
+    assert await backend.board.type_of(task_id, job_id) == "scan"
+    await take(backend)
+
+    assert await backend.board.type_of(task_id, job_id) == "scan"
+    assert await backend.board.type_of(task_id, JobId(ids.new_id())) is None
+    assert await backend.board.type_of(TaskId(ids.new_id()), job_id) is None
+    await backend.board.end_lease(job_id, ME, a_success(backend, task_id))
+    assert await backend.board.type_of(task_id, job_id) is None
 
 
 # --- handing out

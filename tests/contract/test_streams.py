@@ -1,6 +1,7 @@
 """Work streams, the catalogue, data stores, liveness."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -109,7 +110,9 @@ async def test_entries_of_all_partitions_are_read(open_backend: Open) -> None:
 # --- catalogue
 
 
-def an_entry(name: str = "b", *, dot: str = "digraph {}") -> CatalogueEntry:
+def an_entry(
+    name: str = "b", *, dot: str = "digraph {}", input_schema: dict[str, Any] | None = None
+) -> CatalogueEntry:
     return CatalogueEntry(
         name=name,
         group="default",
@@ -117,6 +120,7 @@ def an_entry(name: str = "b", *, dot: str = "digraph {}") -> CatalogueEntry:
         api_endpoint=f"/jobs/{name}",
         api_version=None,
         dot=dot,
+        input_schema=input_schema,
     )
 
 
@@ -129,6 +133,15 @@ async def test_published_blueprints_are_known(backend: StorageBackend) -> None:
     _, after = await backend.catalogue.entries()
     assert before == []
     assert sorted(after, key=lambda entry: entry.name) == [an_entry(name) for name in "abc"]
+
+
+async def test_a_contract_is_published_with_its_blueprint(backend: StorageBackend) -> None:
+    entry = an_entry(input_schema={"$ref": "#/$defs/A", "$defs": {"A": {"type": "object"}}})
+
+    await backend.catalogue.publish([entry])
+
+    _, entries = await backend.catalogue.entries()
+    assert entries == [entry]
 
 
 async def test_only_a_change_makes_another_version(backend: StorageBackend) -> None:

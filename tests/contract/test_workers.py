@@ -10,6 +10,7 @@ from avtomatika_common import ids
 from avtomatika_common.backend.ports import (
     Match,
     MatchAnswer,
+    Promise,
     ResultAnswer,
     StorageBackend,
     WaitingTask,
@@ -30,6 +31,7 @@ from tests.contract.builders import (
     waiting_tasks,
 )
 from tests.contract.conftest import Open, PassTime
+from tests.support import match_one, promised
 
 ME, OTHER = WorkerId("worker-1"), WorkerId("worker-2")
 GATEWAY = "gateway-1"
@@ -67,7 +69,7 @@ async def poll(backend: StorageBackend, poll_id: str = "poll-1", worker: WorkerI
 async def held_by(backend: StorageBackend, worker: WorkerId = ME) -> int:
     found = await backend.workers.get(worker)
     assert found is not None
-    return found.held
+    return found.places.held
 
 
 # --- registrations
@@ -82,8 +84,8 @@ async def test_a_registered_worker_is_live(backend: StorageBackend) -> None:
     assert registered.replaced is None
     assert worker is not None
     assert worker.document == document
-    assert worker.incarnation == registered.incarnation
-    assert (worker.open_polls, worker.held, worker.turns) == (0, 0, {})
+    assert worker.places.incarnation == registered.incarnation
+    assert (worker.places.room, worker.places.held, worker.turns) == (0, 0, {})
     assert await backend.workers.live() == [worker]
     assert await backend.workers.count() == await backend.get_active_worker_count() == 1
     assert await backend.get_worker_info(ME) == document
@@ -113,7 +115,7 @@ async def test_a_registration_replaces_the_earlier_one(backend: StorageBackend) 
     worker = await backend.workers.get(ME)
     assert worker is not None
     assert worker.document == a_document()
-    assert worker.open_polls == 0
+    assert worker.places.room == 0
     assert await backend.workers.count() == 1
 
 
@@ -172,16 +174,16 @@ async def test_a_heartbeat_changes_what_it_names(backend: StorageBackend) -> Non
     )
 
     assert beat is not None
-    assert beat[0] == a_document(load=0.9, new={"a": 1}, reputation=1.0)
-    assert list(beat[1]) == []
-    assert await backend.get_worker_info(ME) == beat[0]
+    assert beat.document == a_document(load=0.9, new={"a": 1}, reputation=1.0)
+    assert list(beat.cancel_task_ids) == []
+    assert await backend.get_worker_info(ME) == beat.document
 
 
 async def test_an_unknown_worker_is_none_everywhere(backend: StorageBackend) -> None:  # R64
     assert await backend.workers.get(ME) is None
     assert await backend.workers.beat(ME, {"load": 1}, TTL) is None
     assert await backend.workers.announce_credit(ME, "p", GATEWAY, 1e12, TTL) is None
-    assert await backend.workers.match(ME, some_task()) is MatchAnswer.GONE
+    assert await match_one(backend.workers, ME, some_task()) is MatchAnswer.GONE
     assert not await backend.workers.leave(ME)
     assert await backend.workers.next_expiry() is None
     assert await backend.workers.count() == 0
@@ -279,7 +281,7 @@ async def test_a_match_takes_the_credit_and_tells_the_gateway(backend: StorageBa
     async with backend.liveness.keep(GATEWAY):
         assert await poll(backend) == registered.incarnation
 
-        assert await backend.workers.match(ME, task) is MatchAnswer.MATCHED
+        assert await match_one(backend.workers, ME, task) is MatchAnswer.MATCHED
 
         position, mail = await backend.mailbox.read(GATEWAY, "0")
         assert mail == [
@@ -287,16 +289,14 @@ async def test_a_match_takes_the_credit_and_tells_the_gateway(backend: StorageBa
                 poll_id="poll-1",
                 worker_id=ME,
                 incarnation=registered.incarnation,
-                task_id=task.task_id,
-                job_id=task.job_id,
-                offer_number=1,
+                promises=[Promise(task_id=task.task_id, job_id=task.job_id, offer_number=1)],
             )
         ]
         assert await backend.mailbox.read(GATEWAY, position) == (position, [])
         worker = await backend.workers.get(ME)
         assert worker is not None
-        assert (worker.open_polls, worker.held) == (0, 1)
-        assert await backend.workers.match(ME, some_task()) is MatchAnswer.NO_CREDIT
+        assert (worker.places.room, worker.places.held) == (0, 1)
+        assert await match_one(backend.workers, ME, some_task()) is MatchAnswer.NO_CREDIT
 
 
 async def test_repeating_a_match_takes_no_second_credit(backend: StorageBackend) -> None:
@@ -306,12 +306,12 @@ async def test_repeating_a_match_takes_no_second_credit(backend: StorageBackend)
         for number in range(2):
             await poll(backend, f"poll-{number}")
 
-        answers = [await backend.workers.match(ME, task) for _ in range(2)]
+        answers = [await match_one(backend.workers, ME, task) for _ in range(2)]
 
         assert answers == [MatchAnswer.MATCHED] * 2
         worker = await backend.workers.get(ME)
         assert worker is not None
-        assert (worker.open_polls, worker.held) == (1, 1)
+        assert (worker.places.room, worker.places.held) == (1, 1)
         assert len((await backend.mailbox.read(GATEWAY, "0"))[1]) == 1
 
 
@@ -321,7 +321,9 @@ async def test_a_worker_is_never_given_more_than_it_has_room_for(backend: Storag
         for number in range(10):
             await poll(backend, f"poll-{number}")
 
-        answers = await asyncio.gather(*(backend.workers.match(ME, some_task()) for _ in range(10)))
+        answers = await asyncio.gather(
+            *(match_one(backend.workers, ME, some_task()) for _ in range(10))
+        )
 
         assert answers.count(MatchAnswer.MATCHED) == 2
         assert answers.count(MatchAnswer.FULL) == 8
@@ -334,10 +336,10 @@ async def test_a_draining_worker_gets_nothing(backend: StorageBackend) -> None:
         await poll(backend)
         await backend.workers.beat(ME, {"status": "draining"}, TTL)
 
-        assert await backend.workers.match(ME, some_task()) is MatchAnswer.GONE
+        assert await match_one(backend.workers, ME, some_task()) is MatchAnswer.GONE
 
         await backend.workers.beat(ME, {"status": "idle"}, TTL)
-        assert await backend.workers.match(ME, some_task()) is MatchAnswer.MATCHED
+        assert await match_one(backend.workers, ME, some_task()) is MatchAnswer.MATCHED
 
 
 async def test_polls_of_a_dead_gateway_do_not_count(backend: StorageBackend) -> None:
@@ -347,8 +349,8 @@ async def test_polls_of_a_dead_gateway_do_not_count(backend: StorageBackend) -> 
 
     worker = await backend.workers.get(ME)
     assert worker is not None
-    assert worker.open_polls == 0
-    assert await backend.workers.match(ME, some_task()) is MatchAnswer.NO_CREDIT
+    assert worker.places.room == 0
+    assert await match_one(backend.workers, ME, some_task()) is MatchAnswer.NO_CREDIT
 
 
 async def test_a_withdrawn_or_overdue_poll_is_no_credit(
@@ -363,7 +365,7 @@ async def test_a_withdrawn_or_overdue_poll_is_no_credit(
         await backend.workers.withdraw_credit(ME, "poll-1")
         await pass_time(0.06)
 
-        assert await backend.workers.match(ME, some_task()) is MatchAnswer.NO_CREDIT
+        assert await match_one(backend.workers, ME, some_task()) is MatchAnswer.NO_CREDIT
 
 
 async def test_turns_tell_when_a_worker_last_got_a_task_of_a_type(
@@ -373,7 +375,7 @@ async def test_turns_tell_when_a_worker_last_got_a_task_of_a_type(
     async with backend.liveness.keep(GATEWAY):
         for task_type in ("a", "b"):
             await poll(backend, f"poll-{task_type}")
-            await backend.workers.match(ME, some_task(task_type))
+            await match_one(backend.workers, ME, some_task(task_type))
             await pass_time(0.01)
 
     await backend.workers.register(ME, a_document(), TTL)
@@ -393,7 +395,7 @@ async def test_a_place_is_free_again_after_the_result(backend: StorageBackend) -
     async with backend.liveness.keep(GATEWAY):
         await poll(backend)
         task = await the_waiting_task(backend)
-        assert await backend.workers.match(ME, task) is MatchAnswer.MATCHED
+        assert await match_one(backend.workers, ME, task) is MatchAnswer.MATCHED
         await take(backend, incarnation=registered.incarnation)
         await relay_all(backend)
         assert await held_by(backend) == 1
@@ -404,7 +406,7 @@ async def test_a_place_is_free_again_after_the_result(backend: StorageBackend) -
 
         assert await held_by(backend) == 0
         await poll(backend)
-        assert await backend.workers.match(ME, some_task()) is MatchAnswer.MATCHED
+        assert await match_one(backend.workers, ME, some_task()) is MatchAnswer.MATCHED
 
 
 async def test_a_promise_that_came_to_nothing_is_ended(backend: StorageBackend) -> None:
@@ -412,14 +414,14 @@ async def test_a_promise_that_came_to_nothing_is_ended(backend: StorageBackend) 
     task = some_task()
     async with backend.liveness.keep(GATEWAY):
         await poll(backend)
-        await backend.workers.match(ME, task)
+        await match_one(backend.workers, ME, task)
 
         await backend.workers.end_hold(ME, task.task_id)
 
         assert await held_by(backend) == 0
         beat = await backend.workers.beat(ME, None, TTL)
         assert beat is not None
-        assert list(beat[1]) == []
+        assert list(beat.cancel_task_ids) == []
 
 
 async def test_the_end_of_an_earlier_offer_does_not_free_the_place_of_a_later_one(
@@ -430,13 +432,13 @@ async def test_the_end_of_an_earlier_offer_does_not_free_the_place_of_a_later_on
     task = await the_waiting_task(backend)
     async with backend.liveness.keep(GATEWAY):
         await poll(backend)
-        await backend.workers.match(ME, task)
+        await match_one(backend.workers, ME, task)
         await lease(backend, task, incarnation=registered.incarnation)
         await backend.board.undeliver(task.task_id, task.job_id, ME)
         await poll(backend)
         again = await the_waiting_task(backend)
         assert again == replace(task, offer_number=2)
-        assert await backend.workers.match(ME, again) is MatchAnswer.MATCHED
+        assert await match_one(backend.workers, ME, again) is MatchAnswer.MATCHED
 
         await relay_all(backend)  # only now the end of the first offer takes effect
 
@@ -456,7 +458,7 @@ async def test_a_worker_is_told_to_stop_until_it_stops_naming_the_task(
     async def beat(*current: str) -> list[TaskId]:
         answer = await backend.workers.beat(ME, {"current_tasks": list(current)}, TTL)
         assert answer is not None
-        return list(answer[1])
+        return list(answer.cancel_task_ids)
 
     assert await beat(claim.task_id, "other") == [claim.task_id]
     assert await beat(claim.task_id) == [claim.task_id]
@@ -480,7 +482,7 @@ async def test_a_late_result_ends_the_order_to_stop(backend: StorageBackend) -> 
     after = await backend.workers.beat(ME, None, TTL)
     assert told is not None
     assert after is not None
-    assert (list(told[1]), list(after[1])) == ([claim.task_id], [])
+    assert (list(told.cancel_task_ids), list(after.cancel_task_ids)) == ([claim.task_id], [])
 
 
 # --- mail and hints
@@ -495,13 +497,13 @@ async def test_mail_comes_in_order_and_wakes_the_gateway(open_backend: Open) -> 
         await asyncio.sleep(0)
         for number, task in enumerate(tasks):
             await poll(backend, f"poll-{number}")
-            await backend.workers.match(ME, task)
+            await match_one(backend.workers, ME, task)
         position, mail = await first
         while len(mail) < 5:
             position, more = await backend.mailbox.read(GATEWAY, position)
             mail = [*mail, *more]
 
-    assert [match.task_id for match in mail] == [task.task_id for task in tasks]
+    assert [match.task_id for match in promised(mail)] == [task.task_id for task in tasks]
 
 
 async def test_what_changes_for_a_worker_is_hinted(backend: StorageBackend) -> None:

@@ -58,7 +58,7 @@ def test_the_code_of_a_page_runs_and_its_blueprints_are_valid(name: str, tmp_pat
     blueprints = [v for v in vars(module).values() if isinstance(v, StateMachineBlueprint)]
     for blueprint in blueprints:
         blueprint.validate()
-    assert len(blueprints) == (2 if name == "blueprints" else 0)
+    assert len(blueprints) == (4 if name == "blueprints" else 0)
 
 
 def test_the_table_of_settings_is_current() -> None:

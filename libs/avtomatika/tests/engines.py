@@ -48,6 +48,34 @@ async def ask(
         return response.status, await response.json()
 
 
+class RawWorker:
+    """A worker `w` that speaks the protocol by hand."""
+
+    def __init__(self, engine: OrchestratorEngine, session: aiohttp.ClientSession) -> None:
+        self._base = f"http://127.0.0.1:{engine.port}"
+        self._session = session
+
+    async def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        async with self._session.request(method, self._base + path, json=body) as response:
+            return response.status, await response.json()
+
+    async def poll(self) -> dict[str, Any]:
+        status, task = await self.ask("GET", "/_worker/workers/w/tasks/next")
+        assert status == 200, task
+        return dict(task)
+
+
+@asynccontextmanager
+async def a_worker(engine: OrchestratorEngine, *tasks: str) -> AsyncGenerator[RawWorker, None]:
+    headers = {"X-Worker-Token": "a-worker", "X-Worker-ID": "w"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        worker = RawWorker(engine, session)
+        described = {"worker_id": "w", "supported_tasks": tasks}
+        status, _ = await worker.ask("POST", "/_worker/workers/register", described)
+        assert status == 200
+        yield worker
+
+
 async def ended(engine: OrchestratorEngine, job_id: str) -> dict[str, Any]:
     """The document of the job once it is terminal."""
     found: dict[str, Any] = {}

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 from aiohttp import web
 from libs.avtomatika.tests.engines import (
     a_config,
+    a_worker,
     an_engine,
     ask,
     ended,
@@ -18,6 +19,7 @@ from libs.avtomatika.tests.engines import (
 )
 
 from avtomatika import (
+    ActionFactory,
     JobContext,
     MemoryStorage,
     OrchestratorEngine,
@@ -37,6 +39,12 @@ flow = StateMachineBlueprint("{name}", api_version="v1", api_endpoint="/jobs/{na
 async def start(job_id):
     pass
 """
+
+
+class Order(TypedDict):
+    item: str
+
+
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
@@ -248,6 +256,23 @@ async def test_a_background_job_of_what_json_cannot_carry_is_refused() -> None:
         assert await engine.storage.get_job_queue_length() == 0
 
 
+async def test_jobs_whose_data_breaks_the_contract_are_made_by_nobody() -> None:
+    shop = StateMachineBlueprint("shop", api_version="v1", api_endpoint="/jobs/shop")
+
+    @shop.handler_for("start", is_start=True, is_end=True)
+    async def start(initial_data: Order) -> None: ...
+
+    text = "Input validation failed for blueprint 'shop': \"item\" is a required property"
+    async with started(an_engine(shop)) as engine:
+        status, answer = await ask(engine, "POST", "/api/v1/jobs/shop", {"initial_data": {}})
+        with pytest.raises(ValueError, match=text):
+            await engine.create_background_job("shop", {})
+        job = await ended(engine, await engine.create_background_job("shop", {"item": "book"}))
+
+    assert (status, answer) == (400, {"error": text})
+    assert job["status"] == "finished"
+
+
 async def test_a_job_made_before_the_start_is_done_after_it() -> None:
     engine = an_engine(greeting())
     job_id = await engine.create_background_job("greeting", {"name": "Ada"})
@@ -342,6 +367,62 @@ async def test_the_token_of_an_approval_callback_approves() -> None:
     assert right == (200, {"status": "approval_received", "job_id": job_id})
     assert (job["status"], job["current_state"]) == ("finished", "granted")
     assert approval["token"] not in str(job)
+
+
+def reading() -> StateMachineBlueprint:
+    """A task whose holder may tell that it is halfway, which is enough."""
+    blueprint = StateMachineBlueprint("reading", api_version="v1", api_endpoint="/jobs/reading")
+    blueprint.event("halfway", {"required": ["pages"]})
+
+    @blueprint.handler_for("start", is_start=True)
+    async def start(actions: ActionFactory) -> None:
+        actions.dispatch_task("read", {}, {"success": "end"}, event_transitions={"halfway": "end"})
+
+    @blueprint.handler_for("end", is_end=True)
+    async def end(actions: ActionFactory, pages: int) -> None:
+        actions.send_event("counted", {"pages": pages})
+
+    return blueprint
+
+
+async def test_callbacks_hear_the_events_of_workers_and_of_handlers() -> None:
+    heard: list[tuple[str, dict[str, Any]]] = []
+
+    async def raises(worker_id: str, event: dict[str, Any]) -> None:
+        raise OSError("no")
+
+    async def on_worker_event(worker_id: str, event: dict[str, Any]) -> None:
+        heard.append((worker_id, event))
+
+    engine = an_engine(reading())
+    engine.on_worker_event += [raises, on_worker_event]
+    async with started(engine), a_worker(engine, "read") as worker:
+        job_id = await engine.create_background_job("reading", {})
+        task = await worker.poll()
+        event = {
+            "event_id": "e-1",
+            "event_type": "halfway",
+            "target_job_id": job_id,
+            "target_task_id": task["task_id"],
+        }
+        missing = await worker.ask("POST", "/_worker/events", {**event, "payload": {}})
+        told = {**event, "payload": {"pages": 7}}
+        taken = [await worker.ask("POST", "/_worker/events", told) for _ in range(2)]
+        job = await ended(engine, job_id)
+        await until(lambda: len(heard) == 2)
+
+    problem = 'its payload does not fit the schema: "pages" is a required property'
+    text = f"Event 'halfway' is not valid for blueprint 'reading': {problem}"
+    assert missing == (400, {"error": text})
+    assert taken == [(200, {"status": "event_accepted"})] * 2
+    assert (job["status"], job["state_history"]) == ("finished", {"pages": 7})
+    by_type = {event["event_type"]: (worker_id, event) for worker_id, event in heard}
+    sender, event_of_worker = by_type["halfway"]
+    nobody, event_of_handler = by_type["counted"]
+    assert (sender, nobody) == ("w", "")
+    assert event_of_worker["payload"] == event_of_handler["payload"] == {"pages": 7}
+    assert event_of_handler.keys() == event_of_worker.keys()
+    assert event_of_handler["target_job_id"] == job_id
 
 
 async def test_a_callback_that_raises_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,6 +9,7 @@ from avtomatika_core.outcomes import (
     DispatchParallel,
     DispatchTask,
     RunBlueprint,
+    SentEvent,
     TaskRequest,
     TransitionTo,
 )
@@ -40,6 +41,7 @@ def test_a_task_is_recorded_with_every_option(actions: ActionFactory) -> None:
     actions.dispatch_task(
         "resize", {"w": 10}, {"success": "end"}, "cheapest", {"gpu": 1}, 60, 0.5, 2.0,
         dispatch_timeout_seconds=0, result_timeout_seconds=30,
+        event_transitions={"halfway": "look"},
     )  # fmt: skip
 
     assert actions.action == DispatchTask(
@@ -53,6 +55,7 @@ def test_a_task_is_recorded_with_every_option(actions: ActionFactory) -> None:
             priority=2.0,
             dispatch_timeout_seconds=0,
             result_timeout_seconds=30,
+            event_transitions={"halfway": "look"},
         )
     )
     assert actions.task_to_dispatch == {
@@ -66,6 +69,7 @@ def test_a_task_is_recorded_with_every_option(actions: ActionFactory) -> None:
         "priority": 2.0,
         "dispatch_timeout_seconds": 0,
         "result_timeout_seconds": 30,
+        "event_transitions": {"halfway": "look"},
     }
 
 
@@ -181,6 +185,9 @@ def test_a_second_action_is_refused_and_the_first_stays(
         ("dispatch_task", {"transitions": None}, TypeError, "transitions must be a mapping"),
         ("dispatch_task", {"transitions": {"success": 1}}, TypeError, "transitions['success']"),
         ("dispatch_task", {"transitions": {1: "a"}}, TypeError, "every status in transitions"),
+        ("dispatch_task", {"event_transitions": ["a"]}, TypeError, "event_transitions must be a"),
+        ("dispatch_task", {"event_transitions": {1: "a"}}, TypeError, "every type in event_trans"),
+        ("dispatch_task", {"event_transitions": {"e": 1}}, TypeError, "event_transitions['e']"),
         ("dispatch_task", {"dispatch_strategy": None}, TypeError, "dispatch_strategy"),
         ("dispatch_task", {"resource_requirements": "gpu"}, TypeError, "resource_requirements"),
         ("dispatch_task", {"timeout_seconds": "60"}, TypeError, "timeout_seconds must be a number"),
@@ -200,6 +207,9 @@ def test_a_second_action_is_refused_and_the_first_stays(
         ("await_human_approval", {"message": 1}, TypeError, "message must be a string"),
         ("await_human_approval", {"timeout_seconds": -1}, ValueError, "timeout_seconds"),
         ("update_context", {"updates": [1]}, TypeError, "updates must be a mapping"),
+        ("send_event", {"event_type": 1}, TypeError, "event_type must be a string"),
+        ("send_event", {"event_type": ""}, ValueError, "event_type must not be empty"),
+        ("send_event", {"payload": [1]}, TypeError, "payload must be a mapping"),
     ],
 )
 def test_a_wrong_argument_is_named_and_nothing_is_recorded(
@@ -216,6 +226,7 @@ def test_a_wrong_argument_is_named_and_nothing_is_recorded(
         "run_blueprint": {"blueprint_name": "c", "initial_data": {}, "transitions": {}},
         "await_human_approval": {"integration": "i", "message": "m", "transitions": {}},
         "update_context": {},
+        "send_event": {"event_type": "e"},
     }
 
     with pytest.raises(expected, match=re.escape(named)):
@@ -223,6 +234,19 @@ def test_a_wrong_argument_is_named_and_nothing_is_recorded(
 
     assert actions.action is None
     assert actions.task_to_dispatch is None
+    assert actions.sent_events == ()
+
+
+def test_events_gather_beside_the_action(actions: ActionFactory) -> None:
+    actions.send_event("priced", {"total": 3})
+    actions.transition_to("end")
+    actions.send_event("done")
+
+    assert actions.sent_events == (
+        SentEvent(event_type="priced", payload={"total": 3}),
+        SentEvent(event_type="done"),
+    )
+    assert actions.next_state == "end"
 
 
 def test_context_updates_gather_beside_the_action(actions: ActionFactory) -> None:

@@ -291,6 +291,36 @@ def test_a_target_that_does_not_exist_is_refused(bp: StateMachineBlueprint) -> N
     )
 
 
+def test_an_event_of_a_worker_leads_to_a_state_too(bp: StateMachineBlueprint) -> None:
+    @bp.handler_for("start", is_start=True)
+    async def start(actions: ActionFactory) -> None:
+        actions.dispatch_task("t", {}, {"success": "end"}, event_transitions={"halfway": "look"})
+
+    add_end(bp)
+
+    with pytest.raises(ValueError, match="state 'start' leads to non-existent state 'look'"):
+        bp.validate()
+    bp.handler_for("look", is_end=True)(nothing)
+    bp.validate()
+    assert "start -> look" in bp.render_graph()
+
+
+def test_declared_events_have_a_schema_that_is_one(bp: StateMachineBlueprint) -> None:
+    pages = {"type": "object", "properties": {"pages": {"type": "integer"}}}
+    bp.event("halfway", pages)
+    bp.event("beat")
+
+    with pytest.raises(ValueError, match="Event 'beat' is already declared"):
+        bp.event("beat", {})
+    with pytest.raises(ValueError, match="Schema of event 'odd': "):
+        bp.event("odd", {"type": "integre"})
+    with pytest.raises(
+        ValueError, match=r"Schema of event 'far': .*a schema elsewhere is not loaded"
+    ):
+        bp.event("far", {"$ref": "https://example.com/schema.json"})
+    assert bp.events == {"halfway": pages, "beat": None}
+
+
 def test_unreachable_states_are_refused_when_every_handler_could_be_read(
     bp: StateMachineBlueprint,
 ) -> None:
@@ -328,6 +358,10 @@ async def by_spread(actions: ActionFactory, more: dict[str, str]) -> None:
     actions.dispatch_task("t", {}, transitions={**more})
 
 
+async def by_variable_event_transitions(actions: ActionFactory, more: dict[str, str]) -> None:
+    actions.dispatch_task("t", {}, {}, event_transitions=more)
+
+
 async def by_arguments(actions: ActionFactory, task: list[Any]) -> None:
     actions.dispatch_task(*task)
 
@@ -360,7 +394,8 @@ without_source: Callable[..., object] = print
 @pytest.mark.parametrize(
     "start",
     [
-        by_constant, by_variable_transitions, by_spread, by_arguments, by_another_function,
+        by_constant, by_variable_transitions, by_variable_event_transitions, by_spread,
+        by_arguments, by_another_function,
         by_the_context, by_another_name, by_a_method, without_source,
     ],
 )  # fmt: skip

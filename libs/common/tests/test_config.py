@@ -34,6 +34,8 @@ def test_the_environment_of_the_process_is_read_when_made(monkeypatch: pytest.Mo
         ("JOB_MAX_RETRIES", "1.5", "an integer of at least 0"),
         ("API_PORT", "65536", "an integer from 0 to 65535"),
         ("REDIS_STREAM_BLOCK_MS", "0", "an integer of at least 1"),
+        ("REPUTATION_MIN_THRESHOLD", "1.1", "a number from 0 to 1"),
+        ("REPUTATION_MIN_THRESHOLD", "nan", "a number from 0 to 1"),
         ("ENABLE_CLIENT_API", "yes", "true or false"),
         ("WATCHER_INTERVAL_SECONDS", "0", "a number of seconds above 0"),
         ("WORKER_TIMEOUT_SECONDS", "nan", "a number of seconds above 0"),

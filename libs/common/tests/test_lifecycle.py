@@ -255,6 +255,7 @@ def test_a_signal_drains_the_process_and_it_exits_0() -> None:
     code = process_of(Signalled(story), story)
 
     assert (code, story) == (0, ["opened", "drained", "closed"])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_second_signal_cuts_the_drain_short() -> None:

@@ -20,6 +20,7 @@ from avtomatika_core.events import HandlerReturned
 from avtomatika_core.job import Job, JobId, Origin, TaskId, WorkerId, new_job
 from avtomatika_core.machine import step
 from avtomatika_core.outcomes import Rules, TransitionTo
+from tests.support import match_one
 
 WORKER, GATEWAY = WorkerId("worker-1"), "gateway-1"
 
@@ -140,8 +141,8 @@ async def test_a_promise_ends_by_itself_unless_the_task_was_leased(kept: bool) -
         for number in range(2):
             until = clock.now() + 60.0
             await storage.workers.announce_credit(WORKER, f"p{number}", GATEWAY, until, 60.0)
-        assert await storage.workers.match(WORKER, first) is MatchAnswer.MATCHED
-        assert await storage.workers.match(WORKER, second) is MatchAnswer.FULL
+        assert await match_one(storage.workers, WORKER, first) is MatchAnswer.MATCHED
+        assert await match_one(storage.workers, WORKER, second) is MatchAnswer.FULL
         if kept:
             await storage.board.lease(first.task_id, job.id, 1, WORKER, 1)
             await storage.relay.run_once(0)
@@ -150,9 +151,9 @@ async def test_a_promise_ends_by_itself_unless_the_task_was_leased(kept: bool) -
 
         worker = await storage.workers.get(WORKER)
         assert worker is not None
-        assert worker.held == (1 if kept else 0)
+        assert worker.places.held == (1 if kept else 0)
         answer = MatchAnswer.FULL if kept else MatchAnswer.MATCHED
-        assert await storage.workers.match(WORKER, second) is answer
+        assert await match_one(storage.workers, WORKER, second) is answer
 
 
 async def test_idempotency_keys_are_forgotten_after_a_week() -> None:

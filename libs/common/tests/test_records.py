@@ -2,16 +2,33 @@
 
 from typing import Any
 
+import msgspec
+
 from avtomatika_common.records import (
     pack_branch_fact,
+    pack_event_notification,
     pack_fact,
     pack_notification,
+    record_id,
+    sent_event,
     unpack_fact,
     unpack_notification,
 )
 from avtomatika_core.commands import Notify, RecordFact
 from avtomatika_core.job import Head, Job, JobData, JobId, JobStatus, Origin, TaskId
+from avtomatika_core.outcomes import SentEvent
+from rxon import WorkerEvent
 
+WIRE = {
+    "origin_task_id": None,
+    "bubbling_chain": None,
+    "target_job_id": "j",
+    "target_task_id": None,
+    "trace_context": None,
+    "priority": None,
+    "timestamp": None,
+    "metadata": None,
+}
 FENCE = "7:nonce"
 NOTICE = Notify(event="job_failed", at=120.0)
 FACT = RecordFact(kind="job_completed", at=120.0, state="end")
@@ -93,3 +110,49 @@ def test_who_is_to_approve_is_told_where() -> None:
     assert packed is not None
     told = unpack_notification(packed)
     assert told.approval == {**asked, "url": "/_public/webhooks/approval/j"}
+
+
+def test_an_event_of_a_handler_is_told_as_one_of_a_worker_that_nobody_is() -> None:
+    sent = SentEvent(event_type="priced", payload={"total": 3})
+    job = a_job(webhook_url="http://h/")
+
+    packed = pack_notification(job, Notify(event="worker_event", at=1.0, sent=sent), FENCE, 4)
+
+    assert packed is not None
+    told = unpack_notification(packed)
+    assert (told.event, told.id) == ("worker_event:priced", record_id(job.id, FENCE, 4))
+    assert told.worker_event == sent_event(job.id, sent, event_id=told.id, at=1.0)
+    assert told.worker_event == {
+        **WIRE,
+        "event_id": told.id,
+        "worker_id": None,
+        "origin_worker_id": None,
+        "event_type": "priced",
+        "payload": {"total": 3},
+        "timestamp": 1.0,
+    }
+
+
+def test_a_repeated_event_of_a_worker_is_the_same_notification() -> None:
+    event = WorkerEvent(
+        event_id="e",
+        worker_id="w",
+        origin_worker_id="w",
+        event_type="halfway",
+        payload={"pages": 7},
+        target_job_id="j",
+    )
+    job = a_job(webhook_url="http://h/")
+
+    first, later = (pack_event_notification(job, event, at) for at in (1.0, 2.0))
+    other = pack_event_notification(job, msgspec.structs.replace(event, event_id="f"), 1.0)
+
+    assert first is not None
+    assert later is not None
+    assert other is not None
+    told = unpack_notification(first)
+    assert unpack_notification(later).id == told.id != unpack_notification(other).id
+    assert (told.event, told.url, told.result) == ("worker_event:halfway", "http://h/", {"x": 1})
+    assert told.worker_event is not None
+    assert (told.worker_event["worker_id"], told.worker_event["payload"]) == ("w", {"pages": 7})
+    assert pack_event_notification(a_job(), event, 1.0) is None

@@ -9,13 +9,13 @@ import pytest_asyncio
 from libs.common.tests.redis_ports import Ports, open_ports
 
 from avtomatika_common import ids
-from avtomatika_common.backend.ports import Match, MatchAnswer, ResultAnswer, WaitingTask
+from avtomatika_common.backend.ports import Mail, MatchAnswer, ResultAnswer, WaitingTask
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.scripts import script
 from avtomatika_core.events import TaskFailed, TaskSucceeded
 from avtomatika_core.job import JobId, TaskId, WorkerId
 from tests.servers import redis_binaries, running_redis
-from tests.support import until
+from tests.support import match_one, promised, until
 
 pytestmark = pytest.mark.integration
 
@@ -246,15 +246,17 @@ async def test_a_match_takes_one_poll_and_one_place_and_tells_the_gateway(ports:
     first = await ports.offer(await ports.job())
     task = await the_head(ports)
 
-    answers = [await ports.workers.match(ANN, task) for _ in range(2)]  # one, and its repeat
+    answers = [await match_one(ports.workers, ANN, task) for _ in range(2)]  # one, and its repeat
     worker = await ports.workers.get(ANN)
     position, mail = await ports.mailbox.read("door", "0")
 
     assert answers == [MatchAnswer.MATCHED] * 2
     assert worker is not None
-    assert (worker.open_polls, worker.held) == (0, 1)
+    assert (worker.places.room, worker.places.held) == (0, 1)
     assert worker.turns["paint"] > 1_700_000_000
-    assert [(m.task_id, m.offer_number, m.incarnation) for m in mail] == [(first, 1, incarnation)]
+    assert [(m.task_id, m.offer_number, m.incarnation) for m in promised(mail)] == [
+        (first, 1, incarnation)
+    ]
     assert await ports.mailbox.read("door", position) == (position, [])
 
 
@@ -263,18 +265,18 @@ async def test_a_worker_without_poll_or_place_gets_nothing(ports: Ports) -> None
     for _ in range(2):
         await ports.offer(job)
     one, two = await ports.board.heads(0, 2)
-    unknown = await ports.workers.match(ANN, one)
+    unknown = await match_one(ports.workers, ANN, one)
     await register(ports, polls=0, resources={"max_concurrent_tasks": 1})
-    without_poll = await ports.workers.match(ANN, one)
+    without_poll = await match_one(ports.workers, ANN, one)
     for poll in ("a", "b"):
         await ports.workers.announce_credit(ANN, poll, "door", FAR, 60)
-    await ports.workers.match(ANN, one)
+    await match_one(ports.workers, ANN, one)
 
-    full = await ports.workers.match(ANN, two)
+    full = await match_one(ports.workers, ANN, two)
     await ports.workers.end_hold(ANN, one.task_id)
-    freed = await ports.workers.match(ANN, two)
+    freed = await match_one(ports.workers, ANN, two)
     await ports.workers.beat(ANN, {"status": "draining"}, 60)
-    draining = await ports.workers.match(ANN, one)
+    draining = await match_one(ports.workers, ANN, one)
 
     assert (unknown, without_poll) == (MatchAnswer.GONE, MatchAnswer.NO_CREDIT)
     assert (full, freed, draining) == (MatchAnswer.FULL, MatchAnswer.MATCHED, MatchAnswer.GONE)
@@ -287,7 +289,7 @@ async def test_many_dispatchers_never_overfill_a_worker(ports: Ports) -> None:
         await ports.offer(job)
     tasks = await ports.board.heads(0, 30)
 
-    answers = await asyncio.gather(*(ports.workers.match(ANN, task) for task in tasks))
+    answers = await asyncio.gather(*(match_one(ports.workers, ANN, task) for task in tasks))
 
     assert answers.count(MatchAnswer.MATCHED) == 7
     assert answers.count(MatchAnswer.FULL) == 23
@@ -304,13 +306,13 @@ async def test_polls_of_a_dead_gateway_an_expired_or_a_withdrawn_one_do_not_coun
     await ports.workers.withdraw_credit(ANN, "over")
     task = await the_head(ports)
 
-    before = await ports.workers.match(ANN, task)
+    before = await match_one(ports.workers, ANN, task)
     await ports.workers.announce_credit(ANN, "good", "door", FAR, 60)
-    after = await ports.workers.match(ANN, task)
+    after = await match_one(ports.workers, ANN, task)
 
     assert (before, after) == (MatchAnswer.NO_CREDIT, MatchAnswer.MATCHED)
     _, mail = await ports.mailbox.read("door", "0")
-    assert [match.poll_id for match in mail] == ["good"]
+    assert [match.poll_id for match in promised(mail)] == ["good"]
 
 
 async def relayed(ports: Ports) -> None:
@@ -321,7 +323,7 @@ async def relayed(ports: Ports) -> None:
 async def held(ports: Ports, worker_id: WorkerId = ANN) -> int:
     worker = await ports.workers.get(worker_id)
     assert worker is not None
-    return worker.held
+    return worker.places.held
 
 
 async def test_a_place_is_taken_from_the_match_until_the_result(ports: Ports) -> None:
@@ -329,7 +331,7 @@ async def test_a_place_is_taken_from_the_match_until_the_result(ports: Ports) ->
     job = await ports.job()
     task_id = await ports.offer(job)
     task = await the_head(ports)
-    await ports.workers.match(ANN, task)
+    await match_one(ports.workers, ANN, task)
     await lease(ports, task, ANN, incarnation)
     await relayed(ports)
     hold = f"{keys.WORKERS}hold:{ANN}"
@@ -349,16 +351,16 @@ async def test_the_end_of_an_earlier_offer_leaves_the_new_promise_alone(ports: P
     job = await ports.job()
     task_id = await ports.offer(job)
     first = await the_head(ports)
-    await ports.workers.match(ANN, first)
+    await match_one(ports.workers, ANN, first)
     await lease(ports, first, ANN, incarnation)
     await ports.board.undeliver(task_id, job, ANN)
 
-    again = await ports.workers.match(ANN, await the_head(ports))
+    again = await match_one(ports.workers, ANN, await the_head(ports))
     await relayed(ports)
 
     _, mail = await ports.mailbox.read("door", "0")
     assert again is MatchAnswer.MATCHED
-    assert [match.offer_number for match in mail] == [1, 2]
+    assert [match.offer_number for match in promised(mail)] == [1, 2]
     assert await held(ports) == 1
 
 
@@ -371,7 +373,12 @@ async def test_a_worker_is_told_to_stop_until_it_names_the_task_no_more(ports: P
     still = await ports.workers.beat(ANN, {"current_tasks": ["t", "u"]}, 60)
     over = await ports.workers.beat(ANN, {"current_tasks": ["u"]}, 60)
 
-    assert [beat[1] for beat in (*told, still, over) if beat] == [["t"], ["t"], ["t"], []]
+    assert [beat.cancel_task_ids for beat in (*told, still, over) if beat] == [
+        ["t"],
+        ["t"],
+        ["t"],
+        [],
+    ]
     assert await ports.commands.command("EXISTS", f"{keys.WORKERS}cancel:{BOB}") == 0
 
 
@@ -386,7 +393,7 @@ async def test_a_result_nobody_wants_ends_the_order_to_stop(ports: Ports) -> Non
     await ports.board.end_lease(job, ANN, success(task_id))
     await relayed(ports)
 
-    assert await ports.workers.beat(ANN, None, 60) == ({}, [])
+    assert await ports.workers.to_stop(ANN) == []
 
 
 async def test_tasks_of_a_lost_worker_fail_and_those_of_one_that_left_are_offered_again(
@@ -469,7 +476,7 @@ async def test_a_registration_over_a_live_one_replaces_all_its_data(ports: Ports
     assert (first.replaced, second.replaced) == (None, {"host": "a", "load": 1.5})
     assert second.incarnation > first.incarnation
     assert worker is not None
-    assert (worker.document, worker.incarnation) == ({"host": "b"}, second.incarnation)
+    assert (worker.document, worker.places.incarnation) == ({"host": "b"}, second.incarnation)
 
 
 async def test_a_registration_whose_answer_was_lost_is_not_taken_for_another(ports: Ports) -> None:
@@ -493,7 +500,8 @@ async def test_a_heartbeat_merges_shallowly_but_not_what_is_ours(ports: Ports) -
     unknown = await ports.workers.beat(BOB, {"load": 1}, 60)
 
     document = {"worker_id": "ann", "reputation": 1.0, "r": {"b": 2}, "load": 0.5}
-    assert beat == (document, [])
+    assert beat is not None
+    assert (beat.document, beat.cancel_task_ids) == (document, [])
     assert unknown is None
     assert await ports.workers.get(BOB) is None
 
@@ -531,7 +539,7 @@ async def test_many_live_workers_are_read_in_pages(ports: Ports) -> None:
 async def test_nothing_of_a_worker_that_left_is_kept(ports: Ports) -> None:
     await register(ports, polls=2)
     await ports.offer(await ports.job())
-    await ports.workers.match(ANN, await the_head(ports))
+    await match_one(ports.workers, ANN, await the_head(ports))
     await ports.workers.end_hold(ANN, TaskId("t"), stop=True)
 
     await ports.workers.leave(ANN)
@@ -547,13 +555,13 @@ async def test_the_mailbox_waits_for_mail(ports: Ports) -> None:
 
     async with asyncio.TaskGroup() as group:
         reading = group.create_task(_mail(ports))
-        await ports.workers.match(ANN, task)
+        await match_one(ports.workers, ANN, task)
 
-    assert [match.task_id for match in reading.result()] == [task.task_id]
+    assert [match.task_id for match in promised(reading.result())] == [task.task_id]
 
 
-async def _mail(ports: Ports) -> list[Match]:
-    position, mail = "0", list[Match]()
+async def _mail(ports: Ports) -> list[Mail]:
+    position, mail = "0", list[Mail]()
     while not mail:
         position, mail = await ports.mailbox.read("door", position)
     return mail

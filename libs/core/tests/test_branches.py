@@ -151,6 +151,17 @@ def test_a_branch_whose_delay_is_over_is_offered_with_fresh_deadlines() -> None:
     assert (offered.due, offered.branch.is_waiting) == (None, False)
 
 
+def test_the_next_attempt_of_a_branch_starts_with_the_last_checkpoint_any_has_left() -> None:
+    late = TaskTimedOut(at=NOON + 20, task_id=TASK, fresh_id=NEXT, timeout="result")
+
+    second = again(the_next(a_branch(), a_failure(checkpoint={"page": 2})))
+    third = again(the_next(second.branch, late))
+
+    assert second.offer is not None
+    assert third.offer is not None
+    assert (second.offer.checkpoint, third.offer.checkpoint) == ({"page": 2}, {"page": 2})
+
+
 def test_a_branch_on_the_board_waits_for_no_timer() -> None:
     with pytest.raises(IllegalTransition, match="waits for no retry"):
         again(NextAttempt(task_id=TASK, branch=a_branch(), due=None, offer=None))

@@ -36,6 +36,7 @@ from avtomatika_core.events import (
     TaskSucceeded,
     TaskTimedOut,
     TimerFired,
+    WorkerEventArrived,
 )
 from avtomatika_core.job import (
     TERMINAL,
@@ -66,6 +67,7 @@ from avtomatika_core.outcomes import (
     EndOutcome,
     Rules,
     RunBlueprint,
+    SentEvent,
     TaskRequest,
     TransitionTo,
 )
@@ -192,6 +194,19 @@ def timed_out(timeout: str = "result", **changes: Any) -> TaskTimedOut:
     return TaskTimedOut(**over(changes, at=LATER, task_id=TASK, fresh_id=NEXT, timeout=timeout))
 
 
+def told(event_type: str = "halfway", **changes: Any) -> WorkerEventArrived:
+    return WorkerEventArrived(
+        **over(
+            changes,
+            at=LATER,
+            task_id=TASK,
+            worker_id=WORKER,
+            event_id="e-1",
+            event_type=event_type,
+        )
+    )
+
+
 def child_finished(job: Job, status: str = "finished", **changes: Any) -> ChildFinished:
     return ChildFinished(
         **over(
@@ -292,6 +307,7 @@ def every_event(job: Job) -> list[Event]:
         failed(),
         stopped(),
         timed_out(),
+        told(),
         BranchesDone(at=LATER, token=token),
         ChildFinished(at=LATER, token=token, child_id=CHILD, status="finished", final_state="over"),
         ApprovalDecided(at=LATER, token=token, decision="yes"),
@@ -864,7 +880,12 @@ def test_a_status_that_nobody_declared_goes_to_the_state_failed_if_there_is_one(
     assert result.job.head.error_message == "Worker returned unhandled status: odd"
 
 
-PERMANENT = ["PERMANENT_ERROR", "SECURITY_ERROR", "DEPENDENCY_ERROR"]
+PERMANENT = [
+    "PERMANENT_ERROR",
+    "SECURITY_ERROR",
+    "DEPENDENCY_ERROR",
+    "CONTRACT_VIOLATION_ERROR",
+]
 
 
 @pytest.mark.parametrize(
@@ -931,6 +952,17 @@ def test_the_dispatch_deadline_of_a_retry_counts_from_the_retry() -> None:
     assert task.dispatch_deadline == NOON + 105
 
 
+def test_the_next_attempt_starts_with_the_last_checkpoint_any_attempt_has_left() -> None:
+    left = step(waiting_for_task(), failed(checkpoint={"page": 2}), RULES).job
+    second = step(left, fired(left, fresh_id=TASK), RULES)
+    nothing_left = step(second.job, timed_out(), RULES).job
+
+    third = step(nothing_left, fired(nothing_left), RULES)
+
+    assert only(second, OfferTask).checkpoint == {"page": 2}
+    assert only(third, OfferTask).checkpoint == {"page": 2}
+
+
 @pytest.mark.parametrize("failures", [0, 1, 2])
 def test_the_delay_before_a_task_is_tried_again_doubles(failures: int) -> None:
     job = after_task_failures(failures)
@@ -994,6 +1026,56 @@ def test_a_task_that_the_worker_stopped_cancels_the_job() -> None:
         JobStatus.CANCELLED,
         "The worker stopped task 'task-1' as cancelled.",
     )
+
+
+def test_an_event_that_leads_on_ends_the_task_and_leaves_its_payload() -> None:
+    job = waiting_for_task(
+        with_data(a_job(), JobData(state_history={"kept": 1, "pages": 0})),
+        event_transitions={"halfway": "look"},
+    )
+
+    result = step(job, told(payload={"pages": 7}), RULES)
+
+    goes_to(result, "look", before=job)
+    assert result.job.data.state_history == {"kept": 1, "pages": 7}
+    assert only(result, CloseTask).task_id == TASK
+    fact = only(result, RecordFact)
+    assert (fact.kind, fact.next_state, fact.worker_id) == ("worker_event", "look", WORKER)
+    assert fact.details == {
+        "worker_event": {"event_id": "e-1", "event_type": "halfway", "payload": {"pages": 7}}
+    }
+    for late in (succeeded(), failed(), told()):
+        assert step(result.job, late, RULES) == Step(result.job)
+
+
+def test_an_event_of_another_type_or_task_changes_nothing() -> None:
+    job = waiting_for_task(event_transitions={"halfway": "look"})
+
+    for event in (told("other"), told(task_id=TaskId("another"))):
+        assert step(job, event, RULES) == Step(job)
+    resting = step(job, failed(), RULES).job
+    assert step(resting, told(), RULES) == Step(resting)
+
+
+def test_an_event_leads_on_in_every_attempt() -> None:
+    job = after_task_failures(2, event_transitions={"halfway": "look"})
+
+    result = step(job, told(), RULES)
+
+    goes_to(result, "look", before=job)
+
+
+@pytest.mark.parametrize("action", [TransitionTo(state="end"), a_task(), None])
+def test_what_a_handler_sends_goes_out_with_its_step(action: Action | None) -> None:
+    job = a_job("end")
+    sent = SentEvent(event_type="priced", payload={"total": 3})
+
+    result = step(job, returned(job, action, fresh_ids=(TASK,), sent_events=(sent, sent)), RULES)
+
+    notices = [notice for notice in all_of(result, Notify) if notice.event == "worker_event"]
+    assert notices == [Notify(event="worker_event", at=NOON, sent=sent)] * 2
+    without = step(job, returned(job, action, fresh_ids=(TASK,)), RULES)
+    assert result == Step(without.job, (*notices, *without.commands))
 
 
 def test_a_stopped_task_goes_where_cancelled_leads() -> None:

@@ -43,6 +43,7 @@ from avtomatika_core.events import (
     TaskSucceeded,
     TaskTimedOut,
     TimerFired,
+    WorkerEventArrived,
 )
 from avtomatika_core.job import (
     ApprovalWait,
@@ -57,6 +58,7 @@ from avtomatika_core.job import (
     TaskId,
     TaskRetryWait,
     TaskWait,
+    WorkerId,
     new_job,
 )
 from avtomatika_core.machine import step
@@ -85,6 +87,7 @@ def tasks(*keys: str) -> st.SearchStrategy[TaskRequest]:
         TaskRequest,
         type=st.just("t"),
         transitions=transitions(*keys),
+        event_transitions=st.dictionaries(st.just("halfway"), STATES),
         dispatch_timeout_seconds=st.sampled_from([None, 0.0, 5.0]),
     )
 
@@ -128,6 +131,14 @@ class Chance(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def code(self) -> str:
         return CODES[self.turn % len(CODES)]
+
+    @property
+    def leaves(self) -> bool:
+        return self.turn % 3 == 0
+
+    @property
+    def event_type(self) -> str:
+        return "halfway" if self.turn % 2 else "odd"
 
     @property
     def child_status(self) -> str:
@@ -186,6 +197,8 @@ class World:
         self.results: list[int] = []
         self.children: dict[JobId, str] = {}
         self.decided: set[str] = set()
+        self.left: dict[int | None, dict[str, Any]] = {}
+        """Branch (None: the task the job waits for) -> the last checkpoint its attempts have left."""
         self.ends: list[Command] = []
 
     # --- The commit
@@ -217,6 +230,7 @@ class World:
             assert result.job.data is before.data
         if isinstance(event, BranchesDone) and isinstance(before.head.wait, BranchesWait):
             assert sorted(self.results) == list(range(before.head.wait.count))
+        self.note_checkpoint(None, event)
         self.job = result.job
         for command in result.commands:
             self.carry_out(command)
@@ -227,10 +241,14 @@ class World:
         match command:
             case OfferTask():
                 assert command.task_id not in self.board
+                if command.attempt == 1:
+                    self.left.pop(None, None)
+                assert command.checkpoint == self.left.get(None)
                 self.board.add(command.task_id)
             case StartBranches():
                 assert not self.branches
                 self.results = []
+                self.left.clear()
                 for task, branch in zip(command.offers, command.branches, strict=True):
                     self.branches[task.task_id] = branch
             case SetTimer():
@@ -254,7 +272,7 @@ class World:
                 if command.child_id in self.children:
                     self.end_child(command.child_id, "cancelled")
             case Notify():
-                if command.event != "approval_requested":
+                if command.event not in {"approval_requested", "worker_event"}:
                     self.ends.append(command)
             case ResumeParent():
                 self.ends.append(command)
@@ -295,6 +313,7 @@ class World:
         if self.job.cancelled:
             return
         branch = self.branches.pop(event.task_id)
+        self.note_checkpoint(branch.index, event)
         settled = settle(branch, event, self.rules, job_id=self.job.id)
         if isinstance(settled, NextAttempt):
             self.keep(settled)
@@ -307,9 +326,16 @@ class World:
         assert (attempt.due is None) != (attempt.offer is None)
         assert attempt.branch.is_waiting == (attempt.offer is None)
         assert attempt.task_id not in self.branches
+        if attempt.offer is not None:
+            assert attempt.offer.checkpoint == self.left.get(attempt.branch.index)
         self.branches[attempt.task_id] = attempt.branch
 
-    def end_task(self, task_id: TaskId, how: str, code: str) -> None:
+    def note_checkpoint(self, branch: int | None, event: Event) -> None:
+        left = event.checkpoint if isinstance(event, TaskFailed | TaskTimedOut) else None
+        if left is not None:
+            self.left[branch] = left
+
+    def end_task(self, task_id: TaskId, how: str, code: str, *, leaves: bool) -> None:
         """The worker answers, is lost or is late: whoever closes the gate first."""
         self.board.discard(task_id)
         common: dict[str, Any] = {
@@ -317,17 +343,31 @@ class World:
             "task_id": task_id,
             "fresh_id": self.fresh_id(),
         }
+        checkpoint = {"at": self.now} if leaves else None
         timeout: Literal["dispatch", "result"] = "dispatch" if how == "dispatch" else "result"
         match how:
             case "failure":
-                event: Event = TaskFailed(**common, code=code)
+                event: Event = TaskFailed(**common, code=code, checkpoint=checkpoint)
             case "cancelled":
                 event = TaskCancelled(**common)
             case "dispatch" | "result":
-                event = TaskTimedOut(**common, timeout=timeout)
+                event = TaskTimedOut(**common, timeout=timeout, checkpoint=checkpoint)
             case _:
                 event = TaskSucceeded(**common, status=how, data={how: 1})
         self.inbox.append(event)
+
+    def tell(self, task_id: TaskId, event_type: str) -> None:
+        """The worker tells of something, as often as it likes."""
+        self.inbox.append(
+            WorkerEventArrived(
+                at=self.tick(),
+                task_id=task_id,
+                worker_id=WorkerId("w"),
+                event_id=self.fresh_id(),
+                event_type=event_type,
+                payload={event_type: 1},
+            )
+        )
 
     def open_tasks(self) -> list[TaskId]:
         ended = {event.task_id for event in self.inbox if isinstance(event, TaskEvent)}
@@ -439,7 +479,11 @@ def go_on(world: World, chance: Chance, action: Action | None) -> bool:
     job, wait = world.job, world.open_approval()
     ways = [
         *(partial(world.deliver, index) for index in range(len(world.inbox))),
-        *(partial(world.end_task, task, chance.how, chance.code) for task in world.open_tasks()),
+        *(
+            partial(world.end_task, task, chance.how, chance.code, leaves=chance.leaves)
+            for task in world.open_tasks()
+        ),
+        *(partial(world.tell, task, chance.event_type) for task in world.open_tasks()),
         *(partial(world.fire_timer, token) for token in world.open_timers()),
         *(partial(world.end_child, child, chance.child_status) for child in world.children),
     ]
@@ -470,6 +514,9 @@ def send_noise(world: World, pick: int) -> None:
         TaskFailed(**task),
         TaskCancelled(**task),
         TaskTimedOut(**task, timeout="result"),
+        WorkerEventArrived(
+            at=now, task_id=TaskId(token), worker_id=WorkerId("w"), event_id="e", event_type="odd"
+        ),
         BranchesDone(at=now, token=token),
         ChildFinished(at=now, token=token, child_id=JobId("x"), status="failed", final_state="x"),
         ChildFinished(

@@ -5,13 +5,18 @@ import pytest
 
 from rxon import (
     FileMetadata,
+    Skill,
     TaskError,
     TaskResult,
+    WorkerEvent,
+    parse_event,
     parse_heartbeat,
     parse_object,
     parse_registration,
     parse_result,
+    parse_skills,
     parse_worker_document,
+    with_supported_tasks,
 )
 from rxon.exceptions import BadMessage, InvalidField, RxonProtocolError
 
@@ -47,6 +52,47 @@ def test_a_registration_needs_only_its_worker_id() -> None:
     assert registration.supported_tasks == ()
     assert registration.resources.max_concurrent_tasks is None
     assert parse_worker_document({"worker_id": "w"}).status == "idle"
+
+
+@pytest.mark.parametrize("said", [{}, {"supported_tasks": None}])
+def test_skills_say_which_tasks_a_worker_does_where_nothing_else_says_it(
+    said: dict[str, object],
+) -> None:
+    skills = ["scan", {"name": "resize", "version": "2", "description": None}]
+    document = {"worker_id": "w", **said, "supported_skills": skills, "of_its_own": None}
+
+    registration = parse_registration(document)
+
+    assert registration.supported_tasks == ("scan", "resize")
+    assert registration.supported_skills == (Skill(name="scan"), Skill(name="resize", version="2"))
+    assert parse_skills(document) == registration.supported_skills
+    assert with_supported_tasks(document) == {**document, "supported_tasks": ["scan", "resize"]}
+
+
+def test_supported_tasks_count_before_skills() -> None:
+    for tasks in (["scan"], []):
+        document = {"supported_tasks": tasks, "supported_skills": ["resize"]}
+        assert with_supported_tasks(document) == document
+    assert with_supported_tasks({"load": 0.5}) == {"load": 0.5}
+    assert parse_skills({"load": 0.5}) == ()
+
+
+def test_a_null_in_a_schema_is_part_of_it() -> None:
+    schema = {"properties": {"a": {"const": None}}}
+    skill = {"name": "t", "input_schema": schema, "events_schema": {"e": schema}}
+
+    [parsed] = parse_skills({"supported_skills": [skill]})
+    registration = parse_registration({"worker_id": "w", "supported_skills": [skill]})
+
+    assert parsed.input_schema == schema
+    assert registration.supported_skills == (parsed,)
+    assert parsed.events_schema == {"e": schema}
+
+
+@pytest.mark.parametrize("skills", ["scan", [7], [{}], [{"name": "t", "input_schema": []}]])
+def test_skills_that_cannot_be_read_are_refused(skills: object) -> None:
+    with pytest.raises(InvalidField, match="supported_skills"):
+        with_supported_tasks({"supported_skills": skills})
 
 
 @pytest.mark.parametrize(
@@ -199,3 +245,58 @@ def test_a_result_that_cannot_be_read_is_refused(document: dict[str, object], te
 def test_a_heartbeat_with_a_wrong_type_is_refused() -> None:
     with pytest.raises(InvalidField, match="supported_tasks"):
         parse_heartbeat({"supported_tasks": "resize"}, worker_id="w")
+
+
+EVENT = {"event_id": "e", "event_type": "halfway"}
+
+
+def test_an_event_needs_its_id_and_type_only() -> None:
+    assert parse_event(EVENT, sender="w") == WorkerEvent(
+        event_id="e", event_type="halfway", worker_id="w", origin_worker_id="w"
+    )
+
+
+def test_an_event_is_read_whole_and_nulls_in_its_payload_stay() -> None:
+    event = parse_event(
+        {
+            **EVENT,
+            "worker_id": "w",
+            "origin_worker_id": "deeper",
+            "payload": {"a": None},
+            "target_job_id": "j-1",
+            "target_task_id": "t-1",
+            "origin_task_id": None,
+            "bubbling_chain": ["deeper", "w"],
+            "priority": 1,
+            "timestamp": 1700000000,
+            "security": {"signature": "x"},
+        },
+        sender="other",
+    )
+
+    assert (event.worker_id, event.origin_worker_id) == ("w", "deeper")
+    assert (event.payload, event.bubbling_chain) == ({"a": None}, ("deeper", "w"))
+    assert (event.target_job_id, event.target_task_id, event.priority) == ("j-1", "t-1", 1)
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        ({}, "event_id and event_type are required"),
+        ({**EVENT, "event_type": ""}, "event_id and event_type are required"),
+        (EVENT, "Missing required field: worker_id"),
+        (
+            {**EVENT, "worker_id": "w", "payload": [1]},
+            "Invalid event: Expected `object`, got `array` - at `$.payload`",
+        ),
+        (
+            {**EVENT, "worker_id": "w", "event_id": "e" * 256},
+            "Invalid event_id: longer than 255 characters",
+        ),
+    ],
+)
+def test_an_event_that_cannot_be_read_is_refused(document: dict[str, object], text: str) -> None:
+    with pytest.raises(BadMessage) as refused:
+        parse_event(document)
+
+    assert str(refused.value) == text

@@ -17,6 +17,9 @@ def test_the_defaults_work_on_a_laptop() -> None:
     assert (config.HEARTBEAT_INTERVAL, config.TASK_POLL_TIMEOUT) == (15, 30)
     assert (config.RESULT_MAX_RETRIES, config.RESULT_RETRY_INITIAL_DELAY) == (5, 1)
     assert list(config.INSTALLED_SOFTWARE) == ["python"]
+    assert config.TASK_FILES_DIR == "/tmp/payloads"
+    assert config.RESULT_SPOOL_DIR == "/tmp/payloads/.results"
+    assert (config.WORKER_PORT, config.ENABLE_WEBSOCKETS) == (8083, False)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,9 @@ def test_the_defaults_work_on_a_laptop() -> None:
         ({"WORKER_TOKEN": "b", "AVTOMATIKA_WORKER_TOKEN": "c"}, "WORKER_TOKEN", "b"),
         ({"AVTOMATIKA_WORKER_TOKEN": "c"}, "WORKER_TOKEN", "c"),
         ({"WORKER_PAYLOAD_DIR": "/data"}, "TASK_FILES_DIR", "/data"),
+        ({"WORKER_PAYLOAD_DIR": "/data"}, "RESULT_SPOOL_DIR", "/data/.results"),
+        ({"RESULT_SPOOL_DIR": "/spool"}, "RESULT_SPOOL_DIR", "/spool"),
+        ({"NO_COLOR": "1"}, "NO_COLOR", True),
         ({"S3_BUCKET": "b"}, "S3_DEFAULT_BUCKET", "b"),
         ({"S3_BUCKET_NAME": "n"}, "S3_DEFAULT_BUCKET", "n"),
         ({"S3_ACCESS_KEY_ID": "k"}, "S3_ACCESS_KEY", "k"),
@@ -89,6 +95,7 @@ def test_a_token_in_a_wrong_variable_is_not_shown() -> None:
         ("RESOURCES", {"cpu_cores": "four"}, "RESOURCES: Expected `int | null`, got `str`"),
         ("INSTALLED_MODELS", [{"version": "1"}], "INSTALLED_MODELS: Object missing required"),
         ("MAX_CONCURRENT_TASKS", 0, "MAX_CONCURRENT_TASKS must be at least 1."),
+        ("LOG_LEVEL", "loud", "LOG_LEVEL must be a level such as INFO, not 'loud'."),
     ],
 )
 def test_settings_a_worker_could_not_run_with_are_refused(

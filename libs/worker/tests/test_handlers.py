@@ -1,14 +1,19 @@
 """What a handler is given, and what is refused before it could ever run."""
 
 import threading
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from avtomatika_worker import TaskFiles
 from avtomatika_worker.handlers import HandlerFunction, execute, read_handler
 from avtomatika_worker.outcome import Outcome
+from avtomatika_worker.types import Middleware, ParamValidationError
 from rxon import TaskError
 
 SUPPLIED: dict[str, object] = {
@@ -17,9 +22,17 @@ SUPPLIED: dict[str, object] = {
     "job_id": "j-1",
     "tracing_context": {"traceparent": "00-1"},
     "priority": 0,
+    "checkpoint": None,
+    "cancellation": None,
+    "send_progress": print,
+    "send_event": print,
     "add_to_hot_cache": print,
     "remove_from_hot_cache": print,
 }
+
+Following = Callable[..., Awaitable[Any]]
+
+FILES = TaskFiles(Path("/nowhere"))
 
 
 @dataclass
@@ -47,7 +60,7 @@ class Model:
 
 
 async def run(function: HandlerFunction) -> Outcome:
-    return await execute(read_handler("resize", None, function), SUPPLIED)
+    return await execute(read_handler("resize", None, function), SUPPLIED, FILES)
 
 
 def success(data: dict[str, object]) -> Outcome:
@@ -69,9 +82,13 @@ async def test_a_handler_with_kwargs_gets_everything() -> None:
         {
             "names": [
                 "add_to_hot_cache",
+                "cancellation",
+                "checkpoint",
                 "job_id",
                 "priority",
                 "remove_from_hot_cache",
+                "send_event",
+                "send_progress",
                 "task_id",
                 "tracing_context",
             ]
@@ -152,3 +169,127 @@ async def test_nothing_a_thread_raises_is_lost(kind: type[BaseException]) -> Non
     assert await run(handler) == Outcome(
         status="failure", error=TaskError(code="TRANSIENT_ERROR", message="odd")
     )
+
+
+@pytest.mark.parametrize("annotation", [TaskFiles, "TaskFiles", TaskFiles | None])
+async def test_an_argument_annotated_task_files_gets_the_files_under_any_name(
+    annotation: object,
+) -> None:
+    async def handler(there: object, job_id: str) -> dict[str, object]:
+        return {"files": there is FILES}
+
+    handler.__annotations__["there"] = annotation
+
+    assert await run(handler) == success({"files": True})
+
+
+async def test_an_annotation_only_the_type_checker_can_see_does_not_hide_the_others() -> None:
+    async def handler(job_id: str, params: Size) -> dict[str, object]:
+        return {"size": [params.width, params.height]}
+
+    handler.__annotations__["job_id"] = "Unseen"
+
+    assert await run(handler) == success({"size": [10, 7]})
+
+
+async def test_a_part_of_a_function_is_a_handler_too() -> None:
+    def work(factor: int, params: Size) -> dict[str, object]:
+        return {"width": params.width * factor}
+
+    assert await run(partial(work, 2)) == success({"width": 20})
+
+
+async def through(function: HandlerFunction, *middlewares: Middleware) -> Outcome:
+    handler = read_handler("resize", None, function)
+    return await execute(handler, SUPPLIED, FILES, middlewares)
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_the_first_middleware_is_outermost(in_thread: bool) -> None:
+    seen: list[str] = []
+
+    def named(name: str) -> Middleware:
+        async def middleware(context: dict[str, Any], following: Following) -> object:
+            seen.append(f"{name} in")
+            returned = await following()
+            seen.append(f"{name} out")
+            return returned
+
+        return middleware
+
+    def plain() -> dict[str, int]:
+        seen.append("handler")
+        return {"n": 1}
+
+    async def in_the_loop() -> dict[str, int]:
+        return plain()
+
+    outcome = await through(plain if in_thread else in_the_loop, named("first"), named("second"))
+
+    assert outcome == success({"n": 1})
+    assert seen == ["first in", "second in", "handler", "second out", "first out"]
+
+
+async def test_a_middleware_sees_the_task_and_what_became_of_it() -> None:
+    seen: list[object] = []
+
+    async def watching(context: dict[str, Any], following: Following) -> object:
+        seen.append({key: context[key] for key in ("task_id", "job_id", "task_name", "params")})
+        try:
+            return await following(context)
+        except ParamValidationError as error:
+            seen.append(str(error))
+            raise
+
+    async def handler(params: Strict) -> None: ...
+
+    outcome = await through(handler, watching)
+
+    assert outcome.error is not None
+    assert outcome.error.code == "INVALID_INPUT_ERROR"
+    assert seen == [
+        {
+            "task_id": "t-1",
+            "job_id": "j-1",
+            "task_name": "resize",
+            "params": {"width": 10, "colour": "red"},
+        },
+        "params.missing: missing",
+    ]
+
+
+async def test_what_a_middleware_adds_reaches_the_handlers_that_take_it() -> None:
+    async def lending(context: dict[str, Any], following: Following) -> object:
+        context["handler_kwargs"]["database"] = "db"
+        context["handler_kwargs"]["params"] = {"width": 3}
+        return await following()
+
+    async def taking(params: Size, database: str | None = None) -> dict[str, object]:
+        return {"database": database, "width": params.width}
+
+    async def not_taking(job_id: str) -> dict[str, object]:
+        return {"job": job_id}
+
+    assert await through(taking, lending) == success({"database": "db", "width": 3})
+    assert await through(not_taking, lending) == success({"job": "j-1"})
+
+
+async def test_a_middleware_may_answer_instead_of_the_handler() -> None:
+    async def cached(context: dict[str, Any], following: Following) -> object:
+        return {"cached": True}
+
+    async def handler() -> None:
+        raise AssertionError("not called")
+
+    assert await through(handler, cached) == success({"cached": True})
+
+
+async def test_a_middleware_that_raises_fails_the_task() -> None:
+    async def broken(context: dict[str, Any], following: Following) -> object:
+        raise ValueError("no database")
+
+    async def handler() -> None: ...
+
+    outcome = await through(handler, broken)
+
+    assert outcome.error == TaskError(code="TRANSIENT_ERROR", message="no database")

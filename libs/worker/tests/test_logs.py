@@ -1,12 +1,15 @@
 """Log lines carry their fields, as text and as JSON, and leave other loggers alone."""
 
+import io
 import logging
+import sys
 from collections.abc import Generator
 
 import orjson
 import pytest
 
 from avtomatika_worker import setup_logging
+from avtomatika_worker.logs import LineHandler, line_of_logger
 
 LOGGER = logging.getLogger("avtomatika_worker")
 
@@ -47,3 +50,66 @@ def test_the_root_logger_is_left_alone() -> None:
     setup_logging()
 
     assert (list(root.handlers), root.level) == before
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.usefixtures("untouched_logger")
+def test_a_terminal_gets_colours_and_a_file_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream, colours, coloured in (
+        (Terminal(), None, True),
+        (Terminal(), False, False),
+        (io.StringIO(), None, False),
+    ):
+        monkeypatch.setattr(sys, "stderr", stream)
+        setup_logging("INFO", "text", colours=colours)
+
+        LOGGER.warning("poll failed", extra={"error": "away"})
+
+        assert ("\x1b[33mWARNING\x1b[0m" in stream.getvalue()) is coloured
+        assert "poll failed" in stream.getvalue()
+
+
+@pytest.mark.usefixtures("untouched_logger")
+def test_json_is_never_coloured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    setup_logging("INFO", "json")
+
+    LOGGER.warning("poll failed", extra={"error": "away"})
+
+    assert orjson.loads(sys.stderr.getvalue())["error"] == "away"  # type: ignore[attr-defined]
+
+
+def test_log_lines_go_above_the_line_that_is_redrawn() -> None:
+    terminal = Terminal()
+    handler = LineHandler(terminal)
+
+    handler.show("1 running")
+    handler.handle(logging.makeLogRecord({"msg": "registered"}))
+    handler.show("2 running")
+    handler.show("2 running")
+    handler.show("")
+    handler.handle(logging.makeLogRecord({"msg": "stopped"}))
+
+    assert terminal.getvalue() == (
+        "\r\x1b[K1 running\r\x1b[Kregistered\n1 running\r\x1b[K2 running\r\x1b[Kstopped\n"
+    )
+
+
+@pytest.mark.usefixtures("untouched_logger")
+def test_the_line_stands_only_where_all_log_lines_are_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    setup_logging()
+    assert line_of_logger() is LOGGER.handlers[0]
+
+    LOGGER.addHandler(logging.StreamHandler(Terminal()))
+    assert line_of_logger() is None
+
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    setup_logging()
+    assert line_of_logger() is None

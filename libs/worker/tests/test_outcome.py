@@ -2,12 +2,29 @@
 
 import asyncio
 from collections import OrderedDict
+from dataclasses import dataclass
 
+import msgspec
+import pydantic
 import pytest
 
 from avtomatika_worker.outcome import Outcome, outcome_of, outcome_of_exception
 from rxon import TaskError
 from rxon.exceptions import IntegrityError, ParamValidationError
+
+
+@dataclass
+class Found:
+    lines: int
+
+
+class FoundStruct(msgspec.Struct):
+    lines: int
+
+
+class FoundModel(pydantic.BaseModel):
+    lines: int
+
 
 RETURNED: list[tuple[object, Outcome]] = [
     (None, Outcome(status="success", data=None)),
@@ -17,6 +34,10 @@ RETURNED: list[tuple[object, Outcome]] = [
     ({"status": "needs_review"}, Outcome(status="needs_review", data={})),
     ({"data": {"n": 1}}, Outcome(status="success", data={"n": 1})),
     ({"status": "success", "data": None}, Outcome(status="success", data=None)),
+    (Found(lines=3), Outcome(status="success", data={"lines": 3})),
+    (FoundStruct(lines=3), Outcome(status="success", data={"lines": 3})),
+    (FoundModel(lines=3), Outcome(status="success", data={"lines": 3})),
+    ({"data": FoundModel(lines=3)}, Outcome(status="success", data={"lines": 3})),
     ("text", Outcome(status="success", data={"result": "text"})),
     ([1, 2], Outcome(status="success", data={"result": [1, 2]})),
     ((1, 2), Outcome(status="success", data={"result": [1, 2]})),

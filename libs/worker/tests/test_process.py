@@ -1,6 +1,9 @@
 """A worker process over real HTTP, from the command line to SIGTERM."""
 
 import asyncio
+import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,8 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
+
+from avtomatika_worker.__main__ import main
 
 APP = """
     import asyncio
@@ -118,12 +124,12 @@ def folder(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def worker_process(
-    folder: Path, orchestrator: Orchestrator
+    folder: Path, orchestrator: Orchestrator, *options: str, stderr: int = PIPE, **settings: str
 ) -> AsyncGenerator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "avtomatika_worker", "run", "--app", "my_app:worker"),
+        *(sys.executable, "-m", "avtomatika_worker", "run", "--app", "my_app:worker", *options),
         cwd=folder,
-        stderr=PIPE,
+        stderr=stderr,
         env={
             "WORKER_ID": "w",
             "WORKER_TOKEN": "secret",
@@ -131,6 +137,8 @@ async def worker_process(
             "HEARTBEAT_INTERVAL": "0.05",
             "RESULT_RETRY_INITIAL_DELAY": "0.01",
             "LOG_FORMAT": "json",
+            "TASK_FILES_DIR": str(folder),
+            **settings,
         },
     )
     try:
@@ -180,6 +188,52 @@ async def test_a_process_works_is_forgotten_and_drains(
 
 
 @pytest.mark.integration
+async def test_a_health_check_is_answered_while_the_worker_runs(
+    folder: Path, orchestrator: Orchestrator
+) -> None:
+    async with (
+        worker_process(folder, orchestrator, "--health-check", WORKER_PORT="0") as process,
+        aiohttp.ClientSession() as session,
+        asyncio.timeout(20),
+    ):
+        assert process.stderr is not None
+        line: dict[str, Any] = {}
+        while line.get("event") != "health check listens":
+            line = json.loads(await process.stderr.readline())
+        async with session.get(f"http://127.0.0.1:{line['port']}/health") as answer:
+            assert (answer.status, await answer.text()) == (200, "OK")
+        async with session.get(f"http://127.0.0.1:{line['port']}/") as answer:
+            assert answer.status == 404
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+
+    assert process.returncode == 0
+
+
+@pytest.mark.integration
+async def test_a_terminal_shows_colours_and_what_goes_on(
+    folder: Path, orchestrator: Orchestrator
+) -> None:
+    ours, theirs = os.openpty()
+    try:
+        async with worker_process(
+            folder, orchestrator, stderr=theirs, LOG_FORMAT="text"
+        ) as process:
+            orchestrator.tasks.put_nowait(a_task("t-3", "slow"))
+            await until(lambda: orchestrator.results)
+            process.send_signal(signal.SIGTERM)
+            await asyncio.wait_for(process.wait(), 20)
+        shown = os.read(ours, 100_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+    assert "\x1b[32mINFO   \x1b[0m registered" in shown
+    assert "\r\x1b[K1 running · 0 done" in shown
+    assert "stopped" in shown
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("app", "environment", "text"),
     [
@@ -212,3 +266,51 @@ def test_what_cannot_be_run_is_said_in_one_line(
     )
 
     assert (run.returncode, run.stderr) == (2, text)
+
+
+class Once:
+    """As much of watchfiles as is used: runs the target, once."""
+
+    PythonFilter = object
+
+    def __init__(self) -> None:
+        self.ran: list[subprocess.CompletedProcess[str]] = []
+
+    def run_process(self, folder: str, *, target: str, target_type: str, **_: object) -> None:
+        assert target_type == "command"
+        self.ran.append(
+            subprocess.run(
+                shlex.split(target), cwd=folder, capture_output=True, text=True, check=False
+            )
+        )
+
+
+@pytest.mark.integration
+def test_reload_runs_the_same_command_without_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watchfiles = Once()
+    monkeypatch.setitem(sys.modules, "watchfiles", watchfiles)
+    monkeypatch.chdir(folder)
+
+    code = main(["run", "--app", "my_app:nobody", "--health-check", "--reload"])
+
+    (ran,) = watchfiles.ran
+    assert code == 0
+    assert ran.args[1:] == [
+        *("-m", "avtomatika_worker", "run", "--app", "my_app:nobody", "--health-check")
+    ]
+    assert ran.stderr == "worker: 'nobody' in module 'my_app' is not a Worker.\n"
+
+
+def test_reload_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "watchfiles", None)
+
+    code = main(["run", "--app", "my_app:worker", "--reload"])
+
+    assert code == 2
+    assert capsys.readouterr().err == (
+        "worker: --reload needs the package watchfiles: pip install watchfiles\n"
+    )

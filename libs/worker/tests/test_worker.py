@@ -4,8 +4,9 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -15,15 +16,34 @@ from rxon import (
     Heartbeat,
     HeartbeatAnswer,
     ResultAnswer,
+    ResultBatchAnswer,
     RxonError,
     RxonNetworkError,
     TaskError,
     TaskPayload,
     TaskResult,
+    TokenResponse,
     WorkerRegistration,
 )
 from rxon.exceptions import RequestRefused, RxonAuthError
 from rxon.testing import MockTransport
+
+SETTINGS = {
+    "WORKER_ID": "w",
+    "WORKER_TOKEN": "secret",
+    "HEARTBEAT_INTERVAL": "0.02",
+    "WORKER_HEARTBEAT_DEBOUNCE_DELAY": "0",
+    "TASK_POLL_ERROR_DELAY": "0.01",
+    "RESULT_RETRY_INITIAL_DELAY": "0.001",
+    "IDLE_POLL_DELAY": "0.001",
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """For the files of tasks and for results that could not be sent."""
+    monkeypatch.setitem(SETTINGS, "TASK_FILES_DIR", str(tmp_path))
+    return tmp_path
 
 
 class Scripted(MockTransport):
@@ -38,6 +58,8 @@ class Scripted(MockTransport):
         self.cancelled: tuple[str, ...] = ()
         self.polled_at: list[float] = []
         self.result_attempts = 0
+        self.batches: list[int] = []
+        self.knows_no_batches = False
 
     @property
     def polls(self) -> int:
@@ -66,6 +88,17 @@ class Scripted(MockTransport):
             raise self.result_errors.pop(0)
         return await super().send_result(result)
 
+    async def send_results(
+        self, results: Sequence[TaskResult], most: int | None = None
+    ) -> ResultBatchAnswer:
+        self.batches.append(len(results))
+        if self.knows_no_batches:
+            raise refused(405)
+        self.result_attempts += len(results)
+        if self.result_errors:
+            raise self.result_errors.pop(0)
+        return await super().send_results(results, most)
+
 
 def refused(status: int, retry_after: float | None = None) -> RequestRefused:
     return RequestRefused("refused", status=status, body="", retry_after=retry_after)
@@ -76,16 +109,7 @@ def a_task(task_id: str = "t-1", name: str = "work") -> TaskPayload:
 
 
 def a_config(**changes: float | str) -> WorkerConfig:
-    config = WorkerConfig(
-        {
-            "WORKER_ID": "w",
-            "HEARTBEAT_INTERVAL": "0.02",
-            "WORKER_HEARTBEAT_DEBOUNCE_DELAY": "0",
-            "TASK_POLL_ERROR_DELAY": "0.01",
-            "RESULT_RETRY_INITIAL_DELAY": "0.001",
-            "IDLE_POLL_DELAY": "0.001",
-        }
-    )
+    config = WorkerConfig(SETTINGS)
     for name, value in changes.items():
         setattr(config, name, value)
     return config
@@ -184,7 +208,8 @@ async def test_a_registration_that_fails_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("call", ["poll_errors", "heartbeat_errors"])
-async def test_a_worker_that_is_not_known_any_more_registers_again(call: str) -> None:  # R38
+async def test_a_worker_that_is_not_known_any_more_registers_again(call: str) -> None:
+    """R38."""
     transport = Scripted()
     worker = a_worker(transport)
     worker.task("work")(lambda: None)
@@ -235,20 +260,15 @@ async def test_a_result_is_repeated_while_that_can_help(error: RxonError) -> Non
     assert transport.result_attempts == 3
 
 
-@pytest.mark.parametrize(
-    ("errors", "attempts"), [([refused(400)], 1), ([RxonNetworkError("away")] * 9, 3)]
-)
-async def test_a_result_nobody_takes_is_given_up_and_the_place_is_free(
-    errors: list[RxonError], attempts: int
-) -> None:
+async def test_a_result_that_will_never_be_taken_is_given_up_and_the_place_is_free() -> None:
     transport = Scripted()
-    transport.result_errors = list(errors)
-    worker = a_worker(transport, config=a_config(RESULT_MAX_RETRIES=2, MAX_CONCURRENT_TASKS=1))
+    transport.result_errors = [refused(400), refused(400)]  # of the batch, and of the result
+    worker = a_worker(transport, config=a_config(MAX_CONCURRENT_TASKS=1))
     worker.task("work")(lambda: None)
 
     async with working(worker):
         transport.push_task(a_task())
-        await until(lambda: transport.result_attempts == attempts and transport.polls == 2)
+        await until(lambda: transport.result_attempts == 2 and transport.polls == 2)
 
     assert transport.results == []
 
@@ -270,7 +290,7 @@ async def test_there_are_never_more_tasks_than_places() -> None:
             transport.push_task(a_task(f"t-{number}"))
         await until(lambda: transport.heartbeats and transport.heartbeats[-1].status == "busy")
         heartbeat = transport.heartbeats[-1]
-        assert (running, transport.polls) == (2, 2)
+        assert (running, transport.polls) == (2, 1)
         go_on.set()
         await until(lambda: len(transport.results) == 3)
         await until(lambda: transport.heartbeats[-1].status == "idle")
@@ -317,7 +337,7 @@ async def test_a_task_that_comes_twice_runs_once() -> None:
     async with working(worker):
         transport.push_task(a_task())
         transport.push_task(a_task())
-        await until(lambda: transport.polls == 3)
+        await until(lambda: transport.polls == 2)
         go_on.set()
         await until(lambda: transport.results)
 
@@ -575,6 +595,48 @@ async def test_an_application_keeps_its_own_signal_handlers() -> None:
             await told.wait()
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def test_a_worker_with_a_certificate_keeps_its_access_token_fresh(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Issuing(Scripted):
+        renewals = 0
+
+        async def refresh_token(self) -> TokenResponse:
+            self.renewals += 1
+            if self.renewals == 1:
+                raise RxonAuthError("not yet")
+            return TokenResponse(access_token="a", expires_in=0.02, worker_id="w")
+
+    for name in ("FIRST_TOKEN_SECONDS", "TOKEN_PAUSE_SECONDS"):
+        monkeypatch.setattr(f"avtomatika_worker.link.{name}", 0.001)
+    with_certificate, without = Issuing(), Issuing()
+
+    async with (
+        working(a_worker(with_certificate, config=a_config(TLS_CERT_PATH="w.crt"))),
+        working(a_worker(without)),
+    ):
+        await until(lambda: with_certificate.renewals == 4)
+
+    assert without.renewals == 0
+
+
+@pytest.mark.parametrize("set_up", [False, True])
+async def test_a_setting_without_effect_is_said(
+    set_up: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = a_config(S3_ENDPOINT_URL="http://s3" if set_up else "", ENABLE_WEBSOCKETS=True)
+
+    async with working(a_worker(Scripted(), config=config)):
+        pass
+
+    without_effect = [
+        vars(record)["setting"]
+        for record in caplog.records
+        if record.message == "setting has no effect in this version"
+    ]
+    assert without_effect == (["S3_ENDPOINT_URL"] if set_up else [])
 
 
 def test_a_worker_has_at_least_one_place() -> None:

@@ -10,8 +10,7 @@ from msgspec.structs import replace
 
 from avtomatika_common.backend.memory.storage import MemoryStorage
 from avtomatika_common.backend.ports import (
-    Match,
-    MatchAnswer,
+    Matched,
     StoreOptions,
     StoreUnavailable,
     WaitingTask,
@@ -23,7 +22,8 @@ from avtomatika_core.commands import OfferTask, Step
 from avtomatika_core.job import JobId, JobStatus, Origin, TaskId, TaskWait, WorkerId, new_job
 from avtomatika_core.outcomes import TaskRequest
 from avtomatika_dispatcher import DispatcherService, Settings
-from tests.support import until
+from avtomatika_dispatcher.service import EXPLAIN_SECONDS
+from tests.support import Promised, promised, until
 
 GATEWAY = "gateway"
 TTL = 120.0
@@ -36,7 +36,7 @@ class World:
         self.clock = ManualClock()
         self.store = MemoryStorage(self.clock)
         self.partitions = partitions
-        self.matches: list[Match] = []
+        self.matches: list[Promised] = []
         self._position = "0"
         self._jobs: dict[TaskId, JobId] = {}
 
@@ -88,10 +88,11 @@ class World:
             WorkerId(name), new_id(), gateway, self.clock.now() + 100, TTL
         )
 
-    async def next_match(self) -> Match:
+    async def next_match(self) -> Promised:
         """What the gateway is told next."""
         while not self.matches:
-            self._position, self.matches = await self.store.mailbox.read(GATEWAY, self._position)
+            self._position, mail = await self.store.mailbox.read(GATEWAY, self._position)
+            self.matches = promised(mail)
         return self.matches.pop(0)
 
     async def has_mail(self) -> bool:
@@ -99,7 +100,7 @@ class World:
         _, mail = await self.store.mailbox.read(GATEWAY, self._position)
         return bool(mail or self.matches)
 
-    async def hand_out(self, match: Match) -> None:
+    async def hand_out(self, match: Promised) -> None:
         leased = await self.store.board.lease(
             match.task_id, match.job_id, match.offer_number, match.worker_id, match.incarnation
         )
@@ -121,7 +122,8 @@ async def a_world(partitions: int = 1) -> AsyncGenerator[World, None]:
     await world.store.close()
 
 
-async def test_a_task_waits_for_a_worker_and_goes_to_the_first_that_polls() -> None:  # R7
+async def test_a_task_waits_for_a_worker_and_goes_to_the_first_that_polls() -> None:
+    """R7."""
     async with a_world() as world, running(world.dispatcher()):
         task = await world.offer()
         await world.register("w")
@@ -142,7 +144,8 @@ async def test_what_waited_before_the_dispatcher_started_is_matched_too() -> Non
             assert (await world.next_match()).task_id == task
 
 
-async def test_a_hundred_equal_tasks_are_handed_out_in_order() -> None:  # R51
+async def test_a_hundred_equal_tasks_are_handed_out_in_order() -> None:
+    """R51."""
     async with a_world() as world:
         offered = [await world.offer() for _ in range(100)]
         await world.register("w")
@@ -185,6 +188,26 @@ async def test_higher_priority_goes_first_over_all_shapes_and_partitions() -> No
     assert order == [high, middle, low]
 
 
+async def test_a_worker_of_low_reputation_gets_a_task_when_the_better_one_is_gone() -> None:
+    async with a_world() as world, running(world.dispatcher()):
+        await world.register("good", reputation=0.3)
+        await world.register("poor", reputation=0.2)
+        await world.poll("poor")
+        task = await world.offer()
+        await until(lambda: _is_busy(world, task), message="nobody said why the task waits")
+        assert not await world.has_mail()
+
+        await world.store.workers.leave(WorkerId("good"))
+        match = await world.next_match()
+
+    assert (match.task_id, match.worker_id) == (task, "poor")
+
+
+async def _is_busy(world: World, task: TaskId) -> bool:
+    world.clock.advance(EXPLAIN_SECONDS)
+    return "are busy" in (await world.reason(task) or "")
+
+
 async def test_a_shape_without_a_worker_blocks_no_other() -> None:
     async with a_world() as world, running(world.dispatcher()):
         for _ in range(100):
@@ -198,7 +221,8 @@ async def test_a_shape_without_a_worker_blocks_no_other() -> None:
     assert match.task_id == plain
 
 
-async def test_a_worker_never_holds_more_than_it_has_places() -> None:  # R47
+async def test_a_worker_never_holds_more_than_it_has_places() -> None:
+    """R47."""
     limits = {"max_concurrent_tasks": 2}
     async with a_world() as world, running(world.dispatcher()):
         for name in ("a", "b"):
@@ -218,7 +242,8 @@ async def test_a_worker_never_holds_more_than_it_has_places() -> None:  # R47
         assert (await world.next_match()).worker_id == matched[0].worker_id
 
 
-async def test_a_worker_that_registers_without_a_type_gets_none_of_it_any_more() -> None:  # R48
+async def test_a_worker_that_registers_without_a_type_gets_none_of_it_any_more() -> None:
+    """R48."""
     async with a_world() as world, running(world.dispatcher()):
         await world.register("w", ["t", "u"])
         await world.register("w", ["u"])
@@ -232,7 +257,8 @@ async def test_a_worker_that_registers_without_a_type_gets_none_of_it_any_more()
 
 
 @pytest.mark.timeout(120)
-async def test_round_robin_is_fair_over_dispatchers_that_follow_each_other() -> None:  # R52
+async def test_round_robin_is_fair_over_dispatchers_that_follow_each_other() -> None:
+    """R52."""
     turns = Counter[WorkerId]()
     async with a_world() as world:
         for name in ("a", "b", "c"):
@@ -258,6 +284,7 @@ async def test_a_waiting_task_says_why_and_says_so_anew_when_that_changes() -> N
 
         async def says(text: str) -> None:
             async def does() -> bool:
+                world.clock.advance(EXPLAIN_SECONDS)
                 return await world.reason(task) == text
 
             await until(does, message=f"{text}, not {await world.reason(task)}")
@@ -352,12 +379,12 @@ async def test_it_goes_on_when_the_store_answers_again() -> None:
         offered = await world.offer()
         match, failures = world.store.workers.match, 2
 
-        async def failing(worker_id: WorkerId, task: WaitingTask) -> MatchAnswer:
+        async def failing(matches: Sequence[tuple[WorkerId, WaitingTask]]) -> Matched:
             nonlocal failures
             failures -= 1
             if failures >= 0:
                 raise StoreUnavailable("gone")
-            return await match(worker_id, task)
+            return await match(matches)
 
         world.store.workers.match = failing
         async with running(world.dispatcher()):

@@ -450,6 +450,47 @@ async def test_context_updates_are_merged_with_the_step(world: World) -> None:
     assert job.data.state_history == {"own": 1, "more": [2]}
 
 
+async def test_an_event_a_handler_sends_goes_out_with_its_step(world: World) -> None:
+    raises = [True]
+
+    def handler(context: JobContext) -> None:
+        context.actions.send_event("priced", {"total": 3})
+        if raises:
+            raises.pop()
+            raise OSError("not yet")
+        context.actions.transition_to("end")
+
+    blueprint = a_blueprint({"a": handler})
+    async with running(world.executor(blueprint)):
+        job_id = await world.create_with(blueprint, webhook_url="http://hook/")
+        await world.until_status(job_id, JobStatus.AWAITING_RETRY)
+        of_the_failed_run = await world.notifications()
+        await world.fire_next()
+        await world.end_of(job_id)
+    priced, finished = await world.notifications()
+
+    assert of_the_failed_run == []
+    assert (priced.event, priced.status) == ("worker_event:priced", "running")
+    assert priced.worker_event is not None
+    assert (priced.worker_event["worker_id"], priced.worker_event["payload"]) == (
+        None,
+        {"total": 3},
+    )
+    assert finished.event == "job_finished"
+
+
+async def test_an_event_that_json_cannot_carry_is_named(world: World) -> None:
+    def handler(context: JobContext) -> None:
+        context.actions.send_event("priced", {"when": datetime(2026, 1, 1, tzinfo=UTC)})
+        context.actions.transition_to("end")
+
+    error = await quarantined_at_once(world, a_blueprint({"a": handler}))
+
+    assert error == (
+        "Handler for state 'a' left send_event[0].when as datetime, which JSON cannot carry."
+    )
+
+
 async def test_a_handler_gets_webhook_url_client_and_the_other_fields(world: World) -> None:
     """R60."""
     seen: list[tuple[object, ...]] = []

@@ -226,7 +226,9 @@ class World:
         return await self.store.board.end_lease(task.job_id, WORKER, event)
 
     async def cancel(self, job_id: JobId) -> bool:
-        return await self.store.jobs.request_cancel(job_id, CancelRequested(at=self.clock.now()))
+        """Whether a worker has a task of it."""
+        event = CancelRequested(at=self.clock.now())
+        return bool(await self.store.jobs.request_cancel(job_id, event))
 
 
 async def until_idle(executor: ExecutorService) -> None:

@@ -21,7 +21,8 @@ from avtomatika_core.machine import step
 from avtomatika_core.outcomes import Action, DispatchTask, Rules, TaskRequest
 from avtomatika_gateway.service import GatewayService
 from avtomatika_gateway.settings import Settings
-from tests.support import until
+from avtomatika_gateway.worker_events import OnWorkerEvent
+from tests.support import match_one, until
 
 CLIENT = {"X-Client-Token": "client-secret"}
 WORKER = {"X-Worker-Token": "worker-secret"}
@@ -144,7 +145,7 @@ class Door:
         async def is_matched() -> bool:
             tasks = await self.backend.board.heads(0, 1)
             return bool(tasks) and (
-                await self.backend.workers.match(WorkerId(worker_id), tasks[0])
+                await match_one(self.backend.workers, WorkerId(worker_id), tasks[0])
                 is MatchAnswer.MATCHED
             )
 
@@ -156,7 +157,9 @@ class Door:
 
 @asynccontextmanager
 async def open_door(
-    history: HistoryReader | None = None, **environ: str
+    history: HistoryReader | None = None,
+    on_worker_event: OnWorkerEvent | None = None,
+    **environ: str,
 ) -> AsyncGenerator[Door, None]:
     """A running gateway that knows the blueprint `images`; `environ` are settings."""
     config = Config(
@@ -174,7 +177,9 @@ async def open_door(
         await backend.open(StoreOptions(block_seconds=0.05))
         stack.push_async_callback(backend.close)
         await backend.catalogue.publish([an_entry()])
-        service = GatewayService(Settings.from_config(config), backend, history)
+        service = GatewayService(
+            Settings.from_config(config), backend, history, on_worker_event=on_worker_event
+        )
         await stack.enter_async_context(running(service))
         connector = aiohttp.TCPConnector(limit=0)
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))

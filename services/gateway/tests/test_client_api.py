@@ -67,6 +67,18 @@ async def test_a_body_that_is_no_json_object_is_refused(door: Door, body: bytes)
     assert (answer.status, answer.body) == (400, {"error": "Invalid JSON body"})
 
 
+async def test_initial_data_against_the_contract_of_the_blueprint_is_refused(door: Door) -> None:
+    schema = {"type": "object", "required": ["item"]}
+    await door.backend.catalogue.publish([an_entry("orders", input_schema=schema)])
+
+    refused = await door.client("POST", "/api/v1/jobs/orders", json={"initial_data": {"a": 1}})
+    accepted = await door.client("POST", "/api/v1/jobs/orders", json={"item": "book"})
+
+    text = "Input validation failed for blueprint 'orders': \"item\" is a required property"
+    assert (refused.status, refused.body) == (400, {"error": text})
+    assert accepted.status == 202
+
+
 async def test_data_nested_too_deep_to_be_shown_again_is_refused(door: Door) -> None:
     answer = await door.client("POST", CREATE, data=b'{"a":' + b"[" * 500 + b"]" * 500 + b"}")
 

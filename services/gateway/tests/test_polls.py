@@ -12,7 +12,7 @@ from services.gateway.tests.door import WORKER, Answer, Door, open_door
 
 from avtomatika_common.backend.ports import MatchAnswer, Worker
 from avtomatika_core.job import TaskId, WorkerId
-from tests.support import until
+from tests.support import match_one, until
 
 W = WorkerId("w")
 
@@ -25,14 +25,14 @@ async def the_worker(door: Door) -> Worker:
 
 async def wait_for_polls(door: Door, count: int) -> None:
     async def has_them() -> bool:
-        return (await the_worker(door)).open_polls == count
+        return (await the_worker(door)).places.room == count
 
     await until(has_them, message=f"not {count} open polls")
 
 
 async def wait_until_free(door: Door) -> None:
     async def is_free() -> bool:
-        return (await the_worker(door)).held == 0
+        return (await the_worker(door)).places.held == 0
 
     await until(is_free, message="the worker still holds a task")
 
@@ -121,14 +121,14 @@ async def test_a_match_whose_task_is_gone_keeps_the_poll(door: Door) -> None:
         await wait_for_polls(door, 1)
         [task] = await door.backend.board.heads(0, 1)
         taken = msgspec.structs.replace(task, task_id=TaskId("taken by another"))
-        assert await door.backend.workers.match(W, taken) is MatchAnswer.MATCHED
+        assert await match_one(door.backend.workers, W, taken) is MatchAnswer.MATCHED
         await wait_for_polls(door, 1)
 
         await door.match("w")
 
     assert poll.result().status == 200
     assert poll.result().body["task_id"] == task.task_id
-    assert (await the_worker(door)).held == 1
+    assert (await the_worker(door)).places.held == 1
 
 
 async def test_a_delivered_task_stays_with_its_worker(door: Door) -> None:
@@ -168,9 +168,9 @@ async def test_an_answer_to_a_worker_that_just_left_puts_the_task_back(door: Doo
     async with a_raw_poll(door) as connection:
         await wait_for_polls(door, 1)
         # In one turn of the loop: the gateway has the match before it can read that the worker left.
-        matching = door.backend.workers.match(W, task)
+        matching = door.backend.workers.match([(W, task)])
         connection.close()
-        assert await matching is MatchAnswer.MATCHED
+        assert (await matching).answers == [MatchAnswer.MATCHED]
 
     await wait_until_free(door)
     await wait_for_board(door, 1)
@@ -223,7 +223,7 @@ async def dispatch_until(door: Door, is_done: Callable[[], bool]) -> None:
     while not is_done():
         for task in await door.backend.board.heads(0, 100):
             for worker in await workers.live():
-                if await workers.match(worker.worker_id, task) is MatchAnswer.MATCHED:
+                if await match_one(workers, worker.worker_id, task) is MatchAnswer.MATCHED:
                     break
         position, _, _ = await hints.wait("w", position, 0.005)
 

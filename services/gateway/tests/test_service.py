@@ -78,7 +78,7 @@ async def test_a_stop_answers_parked_polls_and_lets_requests_finish() -> None:
 async def has_open_poll(backend: MemoryStorage) -> bool:
     worker = await backend.workers.get(WorkerId("w"))
     assert worker is not None
-    return worker.open_polls > 0
+    return worker.places.room > 0
 
 
 async def test_a_taken_port_stops_the_start_with_one_clear_line() -> None:

@@ -46,6 +46,21 @@ async def test_a_worker_is_registered_as_it_describes_itself(door: Door) -> None
     assert worker.document["status"] == "idle"
 
 
+async def test_a_worker_that_names_skills_alone_does_these_tasks(door: Door) -> None:
+    """R48."""
+    skills = [{"name": "resize", "description": "smaller"}, "scan"]
+    document = {"worker_id": "w", "supported_skills": skills}
+
+    await door.worker("POST", REGISTER, json=document)
+    registered = await door.backend.workers.get(WorkerId("w"))
+    beat = await door.worker("PATCH", "/_worker/workers/w", json={"supported_skills": ["scan"]})
+
+    assert registered is not None
+    assert registered.document["supported_tasks"] == ["resize", "scan"]
+    assert registered.document["supported_skills"] == skills
+    assert (beat.status, beat.body["supported_tasks"]) == (200, ["scan"])
+
+
 async def test_a_worker_of_another_protocol_is_warned(door: Door) -> None:
     answer = await door.worker(
         "POST", REGISTER, json={"worker_id": "w"}, headers={"X-RXON-Version": "9"}
@@ -92,6 +107,7 @@ async def test_a_registration_of_the_wrong_types_is_refused(door: Door) -> None:
         ("PATCH", "/_worker/workers/w", {}),
         ("PATCH", "/_worker/workers/w/status", {}),
         ("POST", RESULT, {"worker_id": "w", "job_id": UNKNOWN, "task_id": UNKNOWN}),
+        ("POST", "/_worker/events", {"worker_id": "w", "event_id": "e", "event_type": "t"}),
         ("POST", "/_worker/auth/token", None),
     ],
 )

@@ -193,3 +193,27 @@ def test_rows_of_a_large_fan_out_stand_before_those_of_the_next_commit() -> None
 
     assert places == sorted(places, key=lambda place: int(str(place)))
     assert len(set(places)) == 10_002
+
+
+def test_an_event_of_a_worker_that_led_on_is_a_row() -> None:
+    event = {"event_id": "e", "event_type": "halfway", "payload": {"pages": 7}}
+
+    rows = told(
+        a_fact(
+            kind="worker_event",
+            worker_id=WorkerId("w"),
+            next_state="look",
+            details={"worker_event": event},
+        )
+    )
+
+    assert rows == [
+        {
+            "timestamp": 110.5,
+            "state": "start",
+            "event_type": "worker_event",
+            "worker_id": "w",
+            "next_state": "look",
+            "added": {"worker_event": event},
+        }
+    ]

@@ -141,19 +141,21 @@ def test_the_body_tells_what_happened() -> None:
     }
 
 
-def test_the_body_leaves_progress_out_and_carries_error_metadata_and_approval() -> None:
+def test_the_body_leaves_progress_out_and_carries_error_metadata_approval_and_event() -> None:
     body = webhook_body(
         a_notification(
             result={"x": 1, "progress_updates": [{}]},
             error="boom",
             metadata={"ticket": 7},
             approval={"token": "t"},
+            worker_event={"event_type": "halfway"},
         )
     )
 
     assert body["result"] == {"x": 1}
     assert (body["error"], body["metadata"]) == ("boom", {"ticket": 7})
     assert body["approval"] == {"token": "t"}
+    assert body["worker_event"] == {"event_type": "halfway"}
 
 
 def test_the_documented_times_are_the_default() -> None:

@@ -1,5 +1,6 @@
 """Deadlines are acted on when due, silent workers are given up, and dead consumers cleared away."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -9,6 +10,7 @@ from avtomatika_common.backend.memory.storage import MemoryStorage
 from avtomatika_common.backend.ports import (
     CatalogueEntry,
     Delivery,
+    Hint,
     Lease,
     LostLease,
     MatchAnswer,
@@ -23,7 +25,7 @@ from avtomatika_core.events import TaskFailed, TaskSucceeded, TimerFired
 from avtomatika_core.job import JobId, JobStatus, Origin, TaskId, TaskWait, WorkerId, new_job
 from avtomatika_core.outcomes import TaskRequest
 from avtomatika_watcher import Settings, WatcherService
-from tests.support import until
+from tests.support import match_one, until
 
 TTL = 120.0
 HEARTBEAT = 60.0
@@ -125,6 +127,38 @@ async def a_world(partitions: int = 1) -> AsyncGenerator[World, None]:
     await world.store.open(StoreOptions(partitions=partitions, block_seconds=0.05))
     yield world
     await world.store.close()
+
+
+async def test_a_timer_that_is_set_while_the_watcher_looks_fires_when_it_is_due() -> None:
+    async with a_world() as world:
+        next_due, wait = world.store.timers.next_due, world.store.hints.wait
+        looked, heard, answer = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        start = await world.store.hints.position("p0")
+
+        async def slow(partition: int) -> float | None:
+            due = await next_due(partition)
+            if not looked.is_set():
+                looked.set()
+                await answer.wait()
+            return due
+
+        async def hearing(
+            source: str, after: str, timeout_seconds: float
+        ) -> tuple[str, list[Hint], bool]:
+            if source == "p0" and after != start:
+                heard.set()
+            return await wait(source, after, timeout_seconds)
+
+        world.store.timers.next_due = slow
+        world.store.hints.wait = hearing
+        async with running(world.watcher()), asyncio.timeout(5):
+            await looked.wait()
+            await world.set_timer(5)
+            await heard.wait()
+            answer.set()
+            await world.let_pass(5)
+
+            await world.has_events(1)
 
 
 @asynccontextmanager
@@ -284,7 +318,7 @@ async def test_what_a_partition_decided_about_places_is_carried_to_the_workers()
         (task,) = await world.store.board.heads(0, 1)
         incarnation = (await workers.register(W, {"supported_tasks": ["t"]}, TTL)).incarnation
         await workers.announce_credit(W, "poll", "gateway", world.clock.now() + 30, TTL)
-        assert await workers.match(W, task) is MatchAnswer.MATCHED
+        assert await match_one(workers, W, task) is MatchAnswer.MATCHED
         assert await world.store.board.lease(task_id, task.job_id, 1, W, incarnation)
 
         result = TaskSucceeded(
@@ -294,7 +328,7 @@ async def test_what_a_partition_decided_about_places_is_carried_to_the_workers()
 
         async def is_free() -> bool:
             worker = await workers.get(W)
-            return worker is not None and worker.held == 0
+            return worker is not None and worker.places.held == 0
 
         await until(is_free)
 

@@ -20,13 +20,14 @@ from avtomatika_common.backend.ports import (
 from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.codec import as_json, check_json
 from avtomatika_common.config import Config
+from avtomatika_common.contracts import input_problem
 from avtomatika_common.documents import base_document, job_document
 from avtomatika_common.history import history_reader
 from avtomatika_common.lifecycle import Service, StartupError, Suite
 from avtomatika_common.loading import in_directory
 from avtomatika_common.logs import get_logger
 from avtomatika_common.process import run_process
-from avtomatika_common.records import open_approval
+from avtomatika_common.records import open_approval, record_id, sent_event
 from avtomatika_core.commands import Notify, Step
 from avtomatika_core.events import CancelRequested
 from avtomatika_core.job import Client, Job, JobId, Origin, new_job
@@ -52,6 +53,7 @@ _CALLBACK_SECONDS = 60.0
 
 OnJobFinished = Callable[[str, str, dict[str, Any]], Awaitable[object]]
 OnApprovalRequested = Callable[[str, dict[str, Any]], Awaitable[object]]
+OnWorkerEvent = Callable[[str, dict[str, Any]], Awaitable[object]]
 
 
 class OrchestratorEngine:
@@ -64,6 +66,8 @@ class OrchestratorEngine:
     Callbacks (async functions, called in the process that committed the change):
     `on_job_finished` gets (job_id, status, job document), `on_approval_requested` (job_id,
     `{integration, message, decisions, deadline, token, url}`; `url` is a path of this engine).
+    `on_worker_event` gets (worker_id, event) of each event that was accepted at this engine's own
+    door, the first time, and of each a handler sent here: those have the worker_id "".
     One that raises is logged and hurts nobody.
     """
 
@@ -74,6 +78,7 @@ class OrchestratorEngine:
         self.blueprints: dict[str, StateMachineBlueprint] = {}
         self.on_job_finished: list[OnJobFinished] = []
         self.on_approval_requested: list[OnApprovalRequested] = []
+        self.on_worker_event: list[OnWorkerEvent] = []
         self.app = web.Application(client_max_size=self.config.MAX_REQUEST_BODY_BYTES)
         self._is_set_up = False
         self._suite: Suite | None = None
@@ -186,6 +191,7 @@ class OrchestratorEngine:
             history_reader(config.history_uri(), config.timezone()),
             server_tls(config),
             app=self.app,
+            on_worker_event=self._event_accepted,
         )
         executor = ExecutorService(
             ExecutorSettings.from_config(config),
@@ -231,18 +237,23 @@ class OrchestratorEngine:
     ) -> str:
         """Create a job that belongs to no client; its id.
 
-        Raises ValueError `Blueprint … not found.`, TypeError for data that JSON cannot carry.
+        Raises ValueError `Blueprint … not found.` and for data against the blueprint's contract,
+        TypeError for data that JSON cannot carry.
         """
         check_json([initial_data, tracing_context, data_metadata])
         blueprint = self.blueprints.get(blueprint_name)
         if blueprint is not None and blueprint.start_state is not None:
             group, start_state = self.config.AVTOMATIKA_EXECUTOR_GROUP, blueprint.start_state
+            contract = blueprint.input_schema
         else:
             _, entries = await self.storage.catalogue.entries()
             entry = next((e for e in entries if e.name == blueprint_name), None)
             if entry is None:
                 raise ValueError(f"Blueprint '{blueprint_name}' not found.")
             group, start_state = entry.group, entry.start_state
+            contract = entry.input_schema
+        if problem := input_problem(blueprint_name, contract, dict(initial_data)):
+            raise ValueError(problem)
         origin = Origin(
             blueprint=blueprint_name,
             group=group,
@@ -267,13 +278,18 @@ class OrchestratorEngine:
 
     async def _committed(self, stored: Stored, step: Step) -> None:
         """Tell the callbacks what this process committed."""
-        if not (self.on_job_finished or self.on_approval_requested):
+        if not (self.on_job_finished or self.on_approval_requested or self.on_worker_event):
             return
-        for command in step.commands:
+        commands = (command for one in step.in_order for command in one.commands)
+        for index, command in enumerate(commands):
             if not isinstance(command, Notify):
                 continue
             job = stored.job
-            if command.approval is not None:
+            if command.sent is not None:
+                event_id = record_id(job.id, stored.fence, index)
+                event = sent_event(job.id, command.sent, event_id=event_id, at=command.at)
+                await self._event_accepted("", event)
+            elif command.approval is not None:
                 for on_approval in self.on_approval_requested:
                     async with _survived(job.id):
                         await on_approval(job.id, open_approval(job.id, command.approval))
@@ -282,6 +298,11 @@ class OrchestratorEngine:
                 for on_finished in self.on_job_finished:
                     async with _survived(job.id):
                         await on_finished(job.id, job.status.value, document)
+
+    async def _event_accepted(self, worker_id: str, event: dict[str, Any]) -> None:
+        for on_event in self.on_worker_event:
+            async with _survived(event["target_job_id"]):
+                await on_event(worker_id, event)
 
     async def _document(self, job: Job) -> dict[str, Any]:
         try:

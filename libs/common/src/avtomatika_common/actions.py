@@ -10,6 +10,7 @@ from avtomatika_core.outcomes import (
     DispatchParallel,
     DispatchTask,
     RunBlueprint,
+    SentEvent,
     TaskRequest,
     TransitionTo,
 )
@@ -26,19 +27,20 @@ _BRANCH_OPTIONS: Final = (
 
 
 class ActionFactory:
-    """Takes at most one action per step, and any number of context updates.
+    """Takes at most one action per step, and any number of context updates and events.
 
     A second action is a RuntimeError; an argument of the wrong type a TypeError and one of an
     impossible value a ValueError, both naming the argument. Then nothing is recorded.
     """
 
-    __slots__ = ("_action", "_context_updates", "_job_id", "_recorded")
+    __slots__ = ("_action", "_context_updates", "_job_id", "_recorded", "_sent_events")
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
         self._action: Action | None = None
         self._recorded: dict[str, Any] | None = None
         self._context_updates: dict[str, Any] | None = None
+        self._sent_events: tuple[SentEvent, ...] = ()
 
     @property
     def job_id(self) -> str:
@@ -48,6 +50,11 @@ class ActionFactory:
     def action(self) -> Action | None:
         """What the handler asked for, if anything."""
         return self._action
+
+    @property
+    def sent_events(self) -> tuple[SentEvent, ...]:
+        """What `send_event` gathered."""
+        return self._sent_events
 
     @property
     def context_updates(self) -> dict[str, Any]:
@@ -78,9 +85,12 @@ class ActionFactory:
         *,
         dispatch_timeout_seconds: float | None = None,
         result_timeout_seconds: float | None = None,
+        event_transitions: Mapping[str, str] | None = None,
     ) -> None:
         """Give a task to a worker; `transitions` leads from the status it reports to a state.
 
+        `event_transitions` leads from the type of an event the worker sends to a state: the job
+        goes there at once, and the task is over.
         `dispatch_timeout_seconds`: how long it may wait for a worker (0: for ever).
         `result_timeout_seconds`, else `timeout_seconds`: how long the worker may take.
         Left out, both are the job's or the configured ones.
@@ -97,6 +107,11 @@ class ActionFactory:
             "priority": priority,
             "dispatch_timeout_seconds": dispatch_timeout_seconds,
             "result_timeout_seconds": result_timeout_seconds,
+            "event_transitions": (
+                None
+                if event_transitions is None
+                else _transitions(event_transitions, "event_transitions", "type")
+            ),
         }
         self._action = DispatchTask(task=_task_request(**recorded))
         self._recorded = recorded
@@ -178,6 +193,15 @@ class ActionFactory:
         merged = {**self.context_updates, **_mapping("updates", updates)}
         self._context_updates = merged
 
+    def send_event(self, event_type: str, payload: Mapping[str, Any] | None = None) -> None:
+        """Tell the outside of something with the step: webhook and callbacks. Not an action."""
+        if not _text("event_type", event_type):
+            raise ValueError("event_type must not be empty.")
+        sent = SentEvent(
+            event_type=event_type, payload=_mapping("payload", {} if payload is None else payload)
+        )
+        self._sent_events = (*self._sent_events, sent)
+
     @property
     def next_state(self) -> str | None:
         return self._action.state if isinstance(self._action, TransitionTo) else None
@@ -233,6 +257,7 @@ def _task_request(
     priority: object = 0.0,
     dispatch_timeout_seconds: object = None,
     result_timeout_seconds: object = None,
+    event_transitions: dict[str, str] | None = None,
 ) -> TaskRequest:
     needs = resource_requirements
     timeout = _seconds("timeout_seconds", timeout_seconds)
@@ -241,6 +266,7 @@ def _task_request(
         type=_text("task_type", type),
         params=_mapping("params", params),
         transitions=transitions or {},
+        event_transitions=event_transitions or {},
         strategy=_text("dispatch_strategy", dispatch_strategy),
         resource_requirements=(None if needs is None else _mapping("resource_requirements", needs)),
         max_cost=None if max_cost is None else _number("max_cost", max_cost),
@@ -266,11 +292,13 @@ def _mapping(name: str, value: object) -> dict[str, Any]:
     raise _wrong_type(name, "a mapping", value)
 
 
-def _transitions(value: object) -> dict[str, str]:
-    transitions = dict(_mapping("transitions", value))
-    for status, state in transitions.items():
-        _text("every status in transitions", status)
-        _text(f"transitions['{status}']", state)
+def _transitions(
+    value: object, name: str = "transitions", of_keys: str = "status"
+) -> dict[str, str]:
+    transitions = dict(_mapping(name, value))
+    for key, state in transitions.items():
+        _text(f"every {of_keys} in {name}", key)
+        _text(f"{name}['{key}']", state)
     return transitions
 
 

@@ -9,11 +9,14 @@ import graphviz
 import msgspec
 
 from avtomatika_common.backend.ports import KeyValues
+from avtomatika_common.codec import check_json
 from avtomatika_common.context import JobContext
+from avtomatika_common.contracts import UnusableContract, contract_of
 from avtomatika_common.datastore import AsyncDictStore
 from avtomatika_common.definitions import DefinitionError
 from avtomatika_common.handlers import CompiledHandler, Handler
 from avtomatika_common.logs import get_logger
+from avtomatika_common.schemas import compiled
 from avtomatika_common.sources import Targets, read_targets
 from avtomatika_core.conditions import Condition, parse_condition
 from avtomatika_core.graph import StateGraph, check_graph
@@ -100,6 +103,10 @@ class StateMachineBlueprint:
         self.conditional_handlers: list[ConditionalHandler] = []
         self.start_state: str | None = None
         self.end_states: set[str] = set()
+        self.input_schema: dict[str, Any] | None = None
+        """JSON Schema of the initial data, known once validated; None: any object."""
+        self.events: dict[str, dict[str, Any] | None] = {}
+        """Declared event types, and the schemas of their payloads."""
         self.stores = SimpleNamespace()
         """What handlers get as `data_stores`."""
         self.data_stores: dict[str, object] = vars(self.stores)
@@ -167,6 +174,22 @@ class StateMachineBlueprint:
 
     aggregator = aggregator_for  # see aliases.py
 
+    def event(self, name: str, schema: Mapping[str, Any] | None = None) -> None:
+        """Declare an event that workers may send about the tasks of this blueprint's jobs.
+
+        `schema`: JSON Schema of its payload; None: any object. Where one event is declared, others
+        are refused (`STRICT_EVENT_VALIDATION`). ValueError if it cannot be.
+        """
+        if name in self.events:
+            raise ValueError(f"Event '{name}' is already declared.")
+        if schema is not None:
+            try:
+                check_json(schema)
+                compiled(schema)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"Schema of event '{name}': {error}.") from None
+        self.events[name] = None if schema is None else dict(schema)
+
     def add_data_store(self, name: str, initial_data: object) -> None:
         """Give handlers `data_stores.<name>`: a mapping becomes a shared AsyncDictStore."""
         if name in self.data_stores:
@@ -182,6 +205,7 @@ class StateMachineBlueprint:
         if self.start_state is None:
             raise ValueError(f"Blueprint '{self.name}' must have exactly one start state.")
         self.validate_integrity()
+        self.input_schema = self._read_contract()
         for registered in self._registered:
             self._compile(registered.function)
 
@@ -330,6 +354,20 @@ class StateMachineBlueprint:
             known = targets[registered.state]
             known.extend(target for target in dict.fromkeys(found.states) if target not in known)
         return targets, unread
+
+    def _read_contract(self) -> dict[str, Any] | None:
+        start = self.start_state
+        handlers = [one.function for one in self.conditional_handlers if one.state == start]
+        handlers += [function for state, function in self.handlers.items() if state == start]
+        try:
+            return contract_of(handlers)
+        except UnusableContract as reason:
+            log.warning(
+                "the annotation of initial_data is no contract; any object is taken",
+                blueprint=self.name,
+                reason=str(reason),
+            )
+            return None
 
     def _compile(self, function: Handler) -> CompiledHandler:
         compiled = self._compiled.get(function)

@@ -156,6 +156,18 @@ def seconds(default: float, sentence: str, *, zero: bool = False) -> Setting[flo
     )
 
 
+def share(default: float, sentence: str) -> Setting[float]:
+    """A number from 0 to 1."""
+
+    def read(value: object) -> float:
+        number = float(value if isinstance(value, int | float) else _as_text(value))
+        if isinstance(value, bool) or not 0 <= number <= 1:
+            raise ValueError
+        return number
+
+    return Setting(default, sentence, read=read, expected="a number from 0 to 1")
+
+
 def _as_text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError  # noqa: TRY004 - a wrong setting is a ValueError, whatever is wrong
@@ -302,8 +314,14 @@ class Config:
         60, "Heartbeat interval; a worker silent for twice as long is gone."
     )
     WATCHER_INTERVAL_SECONDS = seconds(20, "Latest time after which a deadline is acted on.")
+    STRICT_EVENT_VALIDATION = flag(
+        True, "Refuse worker events a blueprint does not declare so; false: only log them."
+    )
     DISPATCHER_SOFT_LIMIT = integer(
         3, "Tasks a worker may hold before strategy `overflow` passes it over.", minimum=1
+    )
+    REPUTATION_MIN_THRESHOLD = share(
+        0.3, "Workers of a lower reputation get only tasks that no better one can do."
     )
 
     # Webhooks

@@ -19,6 +19,8 @@ else:
 
 OpenServices = Callable[[Config], AbstractAsyncContextManager[Sequence[Service]]]
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 log = get_logger()
 
 
@@ -55,7 +57,7 @@ async def _serve(open_services: OpenServices, config: Config) -> int:
             this_task.cancel()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal)
     try:
         async with open_services(config) as services, running(*services):
@@ -67,6 +69,9 @@ async def _serve(open_services: OpenServices, config: Config) -> int:
     except asyncio.CancelledError:
         if not signals:
             raise
+    finally:  # the loop's end does not always give them back
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
     if signals > 1:
         log.warning("stopped before all work was drained")
         return 1

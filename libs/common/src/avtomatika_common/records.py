@@ -13,6 +13,8 @@ from avtomatika_common import codec
 from avtomatika_common.documents import base_document
 from avtomatika_core.commands import Notify, RecordFact
 from avtomatika_core.job import Job, JobId, Origin, TaskId
+from avtomatika_core.outcomes import SentEvent
+from rxon import WorkerEvent
 
 _NAMESPACE: Final[UUID] = uuid5(NAMESPACE_URL, "avtomatika:record")
 
@@ -47,13 +49,16 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """The job's, as its client gave it."""
     approval: dict[str, Any] | None = None
     """Of `Notify`, and the `url` (a path of the gateway) that takes the decision."""
+    worker_event: dict[str, Any] | None = None
+    """The event of a worker, or of a handler, as a wire message."""
 
 
 unpack_fact: Final = msgspec.msgpack.Decoder(Fact).decode
 unpack_notification: Final = msgspec.msgpack.Decoder(Notification).decode
 
 
-def _id_of(job_id: JobId, fence: str, index: int) -> str:
+def record_id(job_id: JobId, fence: str, index: int) -> str:
+    """Of what the command at place `index` wrote, in the commit that wrote `fence`."""
     return str(uuid5(_NAMESPACE, f"{job_id}/{fence}/{index}"))
 
 
@@ -62,7 +67,7 @@ def pack_fact(job: Job, command: RecordFact, fence: str, index: int) -> bytes:
     version = int(fence.partition(":")[0])
     return codec.pack(
         Fact(
-            id=_id_of(job.id, fence, index),
+            id=record_id(job.id, fence, index),
             job_id=job.id,
             blueprint=job.origin.blueprint,
             client_name=job.origin.client.name,
@@ -77,20 +82,60 @@ def pack_notification(job: Job, command: Notify, fence: str, index: int) -> byte
     """None: the job has no webhook."""
     if job.origin.webhook_url is None:
         return None
-    return codec.pack(
-        Notification(
-            id=_id_of(job.id, fence, index),
-            job_id=job.id,
-            url=job.origin.webhook_url,
-            event=command.event,
-            at=command.at,
-            status=job.status.value,
-            result=job.data.state_history,
-            error=job.head.error_message,
-            metadata=job.origin.metadata,
-            approval=None if command.approval is None else open_approval(job.id, command.approval),
-        )
+    notice = Notification(
+        id=record_id(job.id, fence, index),
+        job_id=job.id,
+        url=job.origin.webhook_url,
+        event=command.event,
+        at=command.at,
+        status=job.status.value,
+        result=job.data.state_history,
+        error=job.head.error_message,
+        metadata=job.origin.metadata,
+        approval=None if command.approval is None else open_approval(job.id, command.approval),
     )
+    if command.sent is not None:
+        event = sent_event(job.id, command.sent, event_id=notice.id, at=command.at)
+        notice = _about(notice, event)
+    return codec.pack(notice)
+
+
+def pack_event_notification(job: Job, event: WorkerEvent, at: float) -> bytes | None:
+    """Of an event that came from a worker; a repeat of it is the same record. None: no webhook."""
+    if job.origin.webhook_url is None:
+        return None
+    notice = Notification(
+        id=str(uuid5(_NAMESPACE, f"{job.id}/event/{event.worker_id}/{event.event_id}")),
+        job_id=job.id,
+        url=job.origin.webhook_url,
+        event="worker_event",
+        at=at,
+        status=job.status.value,
+        result=job.data.state_history,
+        error=job.head.error_message,
+        metadata=job.origin.metadata,
+    )
+    return codec.pack(_about(notice, msgspec.to_builtins(event)))
+
+
+def _about(notice: Notification, event: dict[str, Any]) -> Notification:
+    return msgspec.structs.replace(
+        notice, event=f"worker_event:{event['event_type']}", worker_event=event
+    )
+
+
+def sent_event(job_id: JobId, sent: SentEvent, *, event_id: str, at: float) -> dict[str, Any]:
+    """An event of a handler in the form of one of a worker's; no worker has sent it."""
+    message = WorkerEvent(
+        event_id=event_id,
+        worker_id="",
+        origin_worker_id="",
+        event_type=sent.event_type,
+        payload=sent.payload,
+        target_job_id=job_id,
+        timestamp=at,
+    )
+    return {**msgspec.to_builtins(message), "worker_id": None, "origin_worker_id": None}
 
 
 def open_approval(job_id: JobId, approval: Mapping[str, Any]) -> dict[str, Any]:

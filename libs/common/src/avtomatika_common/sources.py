@@ -17,6 +17,8 @@ _TARGET_ARGUMENTS: Final = {
     "run_blueprint": (2, "transitions"),
 }
 """Action -> position and name of the argument that says where it leads."""
+_FURTHER_TARGETS: Final = "event_transitions"
+"""Argument of `dispatch_task` that may say where else it leads."""
 
 
 class Targets(msgspec.Struct, frozen=True):
@@ -65,6 +67,16 @@ def _action_calls(nodes: list[ast.AST]) -> list[ast.Call]:
 
 def _targets_of(call: ast.Call) -> list[str | None]:
     """The states one action leads to; None stands for those that cannot be read."""
+    further = [
+        state
+        for keyword in call.keywords
+        if keyword.arg == _FURTHER_TARGETS and not _is_none(keyword.value)
+        for state in _constants(keyword.value)
+    ]
+    return [*_first_targets_of(call), *further]
+
+
+def _first_targets_of(call: ast.Call) -> list[str | None]:
     assert isinstance(call.func, ast.Attribute)
     position, name = _TARGET_ARGUMENTS[call.func.attr]
     for keyword in call.keywords:
@@ -74,6 +86,10 @@ def _targets_of(call: ast.Call) -> list[str | None]:
     if len(before) <= position or any(isinstance(argument, ast.Starred) for argument in before):
         return [None]
     return list(_constants(before[position]))
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
 
 
 def _constants(node: ast.expr) -> Iterator[str | None]:

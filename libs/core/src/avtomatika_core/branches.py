@@ -15,6 +15,7 @@ from avtomatika_core.job import Branch, BranchResult, JobId, Origin, TaskId
 from avtomatika_core.outcomes import Rules, TaskRequest
 from avtomatika_core.retry import (
     attempt_fact,
+    checkpoint_after,
     failure_of,
     offer,
     retry_delay,
@@ -58,6 +59,7 @@ def branch_offer(
         result_timeout_seconds=branch.result_timeout_seconds,
         origin=origin,
         data_metadata=data_metadata,
+        checkpoint=branch.checkpoint,
         is_branch=True,
     )
 
@@ -77,6 +79,7 @@ def settle(
             dispatched_at=event.at,
             dispatch_deadline=None,
             is_waiting=True,
+            checkpoint=checkpoint_after(event, branch),
         ),
         due=event.at + retry_delay(branch.attempt, event.jitter, rules),
         offer=None,

@@ -6,6 +6,7 @@ import msgspec
 
 from avtomatika_core.events import ChildFinished
 from avtomatika_core.job import Branch, Job, JobId, Parent, TaskId, WorkerId
+from avtomatika_core.outcomes import SentEvent
 
 
 class _Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +28,8 @@ class OfferTask(_Command, frozen=True, kw_only=True):
     tracing_context: dict[str, str]
     params_metadata: dict[str, Any] | None
     attempt: int
+    checkpoint: dict[str, Any] | None = None
+    """What an earlier attempt left with its progress."""
     is_branch: bool = False
 
 
@@ -91,6 +94,7 @@ class RecordFact(_Command, frozen=True, kw_only=True):
         "step_failed",
         "task_finished",
         "task_timed_out",
+        "worker_event",
         "approval_received",
         "job_cancelled",
         "job_completed",
@@ -111,11 +115,18 @@ class Notify(_Command, frozen=True, kw_only=True):
     """A webhook to `url`, and the callbacks of the process that commits."""
 
     event: Literal[
-        "job_finished", "job_failed", "job_quarantined", "job_cancelled", "approval_requested"
+        "job_finished",
+        "job_failed",
+        "job_quarantined",
+        "job_cancelled",
+        "approval_requested",
+        "worker_event",
     ]
     at: float
     approval: dict[str, Any] | None = None
     """`{integration, message, decisions, deadline, token}`, for `approval_requested`."""
+    sent: SentEvent | None = None
+    """For `worker_event`: what a handler sent."""
 
 
 Command = (
@@ -138,6 +149,17 @@ class Step(msgspec.Struct, frozen=True):
 
     job: Job
     commands: tuple[Command, ...] = ()
+    before: "Step | None" = None
+    """The step decided just before, from the same stored job: written in one commit with this one."""
+
+    def after(self, before: "Step") -> "Step":
+        """This step, on top of one that is not written yet."""
+        return Step(self.job, self.commands, before)
+
+    @property
+    def in_order(self) -> tuple["Step", ...]:
+        """All steps of the commit, the first one first."""
+        return (self,) if self.before is None else (*self.before.in_order, self)
 
 
 class NextAttempt(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from avtomatika_core.job import JobData, JobId, TaskId, WorkerId
-from avtomatika_core.outcomes import Action
+from avtomatika_core.outcomes import Action, SentEvent
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
@@ -29,6 +29,7 @@ class HandlerReturned(_Event, frozen=True, kw_only=True, tag="handler_returned")
     """The job's data as the handler left it; None: unchanged."""
     context_updates: dict[str, Any] = {}
     """Merged into `state_history` with the step."""
+    sent_events: tuple[SentEvent, ...] = ()
     started_at: float
     fresh_ids: tuple[str, ...] = ()
     """A task id for each task of the action, or the child's job id."""
@@ -77,6 +78,8 @@ class TaskFailed(_TaskEvent, frozen=True, kw_only=True, tag="task_failed"):
     data: dict[str, Any] | None = None
     data_metadata: dict[str, Any] | None = None
     leased_at: float | None = None
+    checkpoint: dict[str, Any] | None = None
+    """The last one the attempt left."""
 
 
 class TaskCancelled(_TaskEvent, frozen=True, kw_only=True, tag="task_cancelled"):
@@ -91,6 +94,18 @@ class TaskTimedOut(_TaskEvent, frozen=True, kw_only=True, tag="task_timed_out"):
     waiting_reason: str = ""
     """Why no worker had taken the task, for a dispatch timeout."""
     leased_at: float | None = None
+    checkpoint: dict[str, Any] | None = None
+    """The last one the attempt left."""
+
+
+class WorkerEventArrived(_Event, frozen=True, kw_only=True, tag="worker_event_arrived"):
+    """The holder of a task told of something, before its result."""
+
+    task_id: TaskId
+    worker_id: WorkerId
+    event_id: str
+    event_type: str
+    payload: dict[str, Any] = {}
 
 
 class BranchesDone(_Event, frozen=True, kw_only=True, tag="branches_done"):
@@ -138,6 +153,7 @@ InboxEvent = (
     | TaskFailed
     | TaskCancelled
     | TaskTimedOut
+    | WorkerEventArrived
     | BranchesDone
     | ChildFinished
     | ApprovalDecided

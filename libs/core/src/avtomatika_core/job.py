@@ -105,6 +105,8 @@ class TaskWait(_Value, frozen=True, kw_only=True, tag_field="kind", tag="task"):
     dispatched_at: float
     dispatch_deadline: float | None = None
     result_timeout_seconds: float
+    checkpoint: dict[str, Any] | None = None
+    """What earlier attempts left."""
 
 
 class TaskRetryWait(_Value, frozen=True, kw_only=True, tag_field="kind", tag="task_retry"):
@@ -115,6 +117,8 @@ class TaskRetryWait(_Value, frozen=True, kw_only=True, tag_field="kind", tag="ta
     attempt: int
     """The attempt to come."""
     due: float
+    checkpoint: dict[str, Any] | None = None
+    """It starts with this."""
 
 
 class HandlerRetryWait(_Value, frozen=True, kw_only=True, tag_field="kind", tag="handler_retry"):
@@ -236,6 +240,8 @@ class Branch(_Value, frozen=True, kw_only=True):
     """State whose handler asked for the fan-out."""
     is_waiting: bool = False
     """Not on the board: it waits for the timer of its next attempt."""
+    checkpoint: dict[str, Any] | None = None
+    """What earlier attempts left."""
 
 
 class BranchResult(_Value, frozen=True, kw_only=True):

@@ -44,6 +44,7 @@ from avtomatika_core.events import (
     TaskSucceeded,
     TaskTimedOut,
     TimerFired,
+    WorkerEventArrived,
 )
 from avtomatika_core.job import (
     TERMINAL,
@@ -78,6 +79,7 @@ from avtomatika_core.outcomes import (
 from avtomatika_core.retry import (
     Failure,
     attempt_fact,
+    checkpoint_after,
     failure_of,
     offer,
     plain_seconds,
@@ -99,6 +101,7 @@ APPLIES_IN: Final[Mapping[type[Event], frozenset[JobStatus]]] = {
     TaskFailed: frozenset({JobStatus.WAITING_FOR_WORKER}),
     TaskCancelled: frozenset({JobStatus.WAITING_FOR_WORKER}),
     TaskTimedOut: frozenset({JobStatus.WAITING_FOR_WORKER}),
+    WorkerEventArrived: frozenset({JobStatus.WAITING_FOR_WORKER}),
     BranchesDone: frozenset({JobStatus.WAITING_FOR_PARALLEL_TASKS}),
     ChildFinished: frozenset({JobStatus.WAITING_FOR_SUB_JOB}),
     ApprovalDecided: frozenset({JobStatus.WAITING_FOR_HUMAN}),
@@ -148,6 +151,8 @@ def step(job: Job, event: Event, rules: Rules) -> Step:
             return _created(job, event)
         case TaskSucceeded() | TaskFailed() | TaskCancelled() | TaskTimedOut():
             return _task_ended(job, event, rules)
+        case WorkerEventArrived():
+            return _event_arrived(job, event, rules)
         case TimerFired():
             return _timer_fired(job, event, rules)
         case BranchesDone():
@@ -180,6 +185,15 @@ def _returned(job: Job, event: HandlerReturned, rules: Rules) -> Step:
     if event.data is not None or event.context_updates:
         data = job.data if event.data is None else event.data
         job = replace(job, data=_updated(data, event.context_updates))
+    result = _acted(job, event, rules)
+    if not event.sent_events:
+        return result
+    notices = (Notify(event="worker_event", at=event.at, sent=sent) for sent in event.sent_events)
+    return Step(result.job, (*notices, *result.commands))
+
+
+def _acted(job: Job, event: HandlerReturned, rules: Rules) -> Step:
+    """What the action of the handler makes of the job."""
     match event.action:
         case TransitionTo():
             fact = _handled(job, event, "transition", event.action.state)
@@ -410,7 +424,13 @@ def _task_failed(
     if not failure.is_last(wait.attempt, rules):
         token = f"{job.run}.{wait.attempt + 1}"
         due = event.at + retry_delay(wait.attempt, event.jitter, rules)
-        retry = TaskRetryWait(token=token, request=wait.request, attempt=wait.attempt + 1, due=due)
+        retry = TaskRetryWait(
+            token=token,
+            request=wait.request,
+            attempt=wait.attempt + 1,
+            due=due,
+            checkpoint=checkpoint_after(event, wait),
+        )
         head = replace(
             job.head,
             status=JobStatus.AWAITING_RETRY,
@@ -439,6 +459,34 @@ def _task_failed(
     return _enter(replace(job, head=head), next_state, event.at, rules, text, commands)
 
 
+def state_by_event(job: Job, task_id: TaskId, event_type: str) -> str | None:
+    """Where an event of this type about this task leads the job; None: it changes nothing."""
+    wait = job.head.wait
+    if not isinstance(wait, TaskWait) or wait.task_id != task_id:
+        return None
+    return wait.request.event_transitions.get(event_type)
+
+
+def _event_arrived(job: Job, event: WorkerEventArrived, rules: Rules) -> Step:
+    next_state = state_by_event(job, event.task_id, event.event_type)
+    if next_state is None:
+        return Step(job)
+    told = {"event_id": event.event_id, "event_type": event.event_type, "payload": event.payload}
+    fact = RecordFact(
+        kind="worker_event",
+        at=event.at,
+        state=job.head.state,
+        next_state=next_state,
+        worker_id=event.worker_id,
+        details={"worker_event": told},
+    )
+    commands = (CloseTask(task_id=event.task_id), fact)
+    error = _lasting_error(job.head)
+    head = replace(job.head, last_error=None)
+    job = replace(job, head=head, data=_updated(job.data, event.payload))
+    return _enter(job, next_state, event.at, rules, error, commands)
+
+
 def _merged(job: Job, event: TaskEvent) -> Job:
     """The job with what the worker sent laid over its own data."""
     if isinstance(event, TaskTimedOut):
@@ -456,7 +504,15 @@ def _timer_fired(job: Job, event: TimerFired, rules: Rules) -> Step:
             head = replace(job.head, status=JobStatus.RUNNING, wait=None, updated_at=event.at)
             return Step(replace(job, head=head, run=job.run + 1))
         case TaskRetryWait(token=event.token):
-            return _offer(job, event.fresh_id, wait.request, wait.attempt, event.at, rules)
+            return _offer(
+                job,
+                event.fresh_id,
+                wait.request,
+                wait.attempt,
+                event.at,
+                rules,
+                checkpoint=wait.checkpoint,
+            )
         case ApprovalWait(token=event.token):
             next_state = wait.transitions.get("timeout")
             if next_state is not None:
@@ -637,6 +693,8 @@ def _offer(
     at: float,
     rules: Rules,
     commands: tuple[Command, ...] = (),
+    *,
+    checkpoint: dict[str, Any] | None = None,
 ) -> Step:
     """Attempt number `attempt` of a task goes on the board, and the job waits for it."""
     deadline, result_timeout = time_limits(request, job.origin, rules, at)
@@ -647,6 +705,7 @@ def _offer(
         dispatched_at=at,
         dispatch_deadline=deadline,
         result_timeout_seconds=result_timeout,
+        checkpoint=checkpoint,
     )
     task = offer(
         task_id,
@@ -656,6 +715,7 @@ def _offer(
         result_timeout_seconds=result_timeout,
         origin=job.origin,
         data_metadata=job.data_metadata,
+        checkpoint=checkpoint,
     )
     head = replace(job.head, status=JobStatus.WAITING_FOR_WORKER, wait=wait, updated_at=at)
     return Step(replace(job, head=head), (task, *commands))

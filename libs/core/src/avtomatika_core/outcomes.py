@@ -26,6 +26,8 @@ class TaskRequest(_Value, frozen=True, kw_only=True):
     params: dict[str, Any] = {}
     transitions: dict[str, str] = {}
     """Task status -> next state. Empty for a branch of a fan-out."""
+    event_transitions: dict[str, str] = {}
+    """Type of a worker event -> next state; the event ends the task."""
     strategy: str = "default"
     resource_requirements: dict[str, Any] | None = None
     max_cost: float | None = None
@@ -48,7 +50,7 @@ class TaskRequest(_Value, frozen=True, kw_only=True):
             "priority": self.priority,
             "dispatch_timeout_seconds": self.dispatch_timeout_seconds,
             "result_timeout_seconds": self.result_timeout_seconds,
-            "event_transitions": None,
+            "event_transitions": self.event_transitions or None,
         }
 
 
@@ -79,6 +81,13 @@ class AwaitApproval(_Value, frozen=True, kw_only=True, tag_field="action", tag="
     message: str
     transitions: dict[str, str]
     timeout_seconds: float | None = None
+
+
+class SentEvent(_Value, frozen=True, kw_only=True):
+    """An event that a handler sends with its step. Not an action."""
+
+    event_type: str
+    payload: dict[str, Any] = {}
 
 
 Action = TransitionTo | DispatchTask | DispatchParallel | RunBlueprint | AwaitApproval

@@ -18,12 +18,14 @@ from avtomatika_core.outcomes import Rules, TaskRequest
 MAX_RETRY_DELAY_SECONDS: Final = 60.0
 JITTER: Final = 0.2
 
+_PERMANENT: Final = (JobStatus.QUARANTINED, "Task failed with permanent error ({code})")
 # Codes that a repeat cannot help: how a job ends by them, and what it says. All others, known or
 # not, are retried.
 _FINAL_CODES: Final[dict[str, tuple[JobStatus, str]]] = {
-    "PERMANENT_ERROR": (JobStatus.QUARANTINED, "Task failed with permanent error ({code})"),
-    "SECURITY_ERROR": (JobStatus.QUARANTINED, "Task failed with permanent error ({code})"),
-    "DEPENDENCY_ERROR": (JobStatus.QUARANTINED, "Task failed with permanent error ({code})"),
+    "PERMANENT_ERROR": _PERMANENT,
+    "SECURITY_ERROR": _PERMANENT,
+    "DEPENDENCY_ERROR": _PERMANENT,
+    "CONTRACT_VIOLATION_ERROR": _PERMANENT,
     "INVALID_INPUT_ERROR": (JobStatus.FAILED, "Task failed due to invalid input"),
     "INTEGRITY_MISMATCH_ERROR": (JobStatus.FAILED, "Task failed due to data integrity mismatch"),
 }
@@ -149,6 +151,7 @@ def offer(
     result_timeout_seconds: float,
     origin: Origin,
     data_metadata: dict[str, Any],
+    checkpoint: dict[str, Any] | None = None,
     is_branch: bool = False,
 ) -> OfferTask:
     """The task as it is put on the board. `data_metadata` is the job's whole one."""
@@ -165,8 +168,15 @@ def offer(
         tracing_context=origin.tracing_context,
         params_metadata=data_metadata or None,
         attempt=attempt,
+        checkpoint=checkpoint,
         is_branch=is_branch,
     )
+
+
+def checkpoint_after(event: TaskEvent, attempt: TaskWait | Branch) -> dict[str, Any] | None:
+    """What the next attempt starts with: the last checkpoint any attempt of the task has left."""
+    left = event.checkpoint if isinstance(event, TaskFailed | TaskTimedOut) else None
+    return attempt.checkpoint if left is None else left
 
 
 def plain_seconds(seconds: float) -> str:

@@ -1,5 +1,10 @@
-"""Which worker should get a task: who is fit for it, and who of those is preferred."""
+"""Which worker should get a task: who is fit for it, and who of those is preferred.
 
+A worker whose reputation is below the threshold gets a task only while no live worker at or above
+it is fit for that task. Whether the better one is free does not matter: the task waits for it.
+"""
+
+import json
 import math
 from collections.abc import Collection, Mapping
 from enum import StrEnum
@@ -14,6 +19,7 @@ STRATEGIES: Final = frozenset(
 )
 DEFAULT_REPUTATION: Final = 1.0
 NEVER: Final = -math.inf
+_LONGEST_SHOWN: Final = 80
 
 _Row = Mapping[str, object]
 
@@ -23,12 +29,41 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unfit(StrEnum):
-    """Why a worker cannot get a task."""
+    """Why a worker cannot get a task: what is farthest from a fit one first."""
 
     TYPE = "type"
-    """It does not do this type of task, or takes no new tasks at all."""
+    """It does not do this type of task."""
+    NOT_ALLOWED = "not_allowed"
+    """It may not be given this type of task."""
+    DRAINING = "draining"
+    """It takes no new tasks at all."""
     RESOURCES = "resources"
     COST = "cost"
+    REPUTATION = "reputation"
+    """It is fit, but only while no worker of a better reputation is."""
+
+
+class PropertyWish(_Value, frozen=True, kw_only=True):
+    """What a worker has to say of itself under one name: a number as large, or one of some values."""
+
+    name: str
+    wanted: str
+    """As JSON; it also tells `true` from 1, which are equal to Python."""
+    at_least: float | None = None
+    one_of: tuple[bool | float | str, ...] = ()
+    """Used where `at_least` is None."""
+
+    def is_met_by(self, value: object) -> bool:
+        if self.at_least is not None:
+            number = _any_number(value)
+            return number is not None and number >= self.at_least
+        return any(_is_same(value, wanted) for wanted in self.one_of)
+
+    @property
+    def as_text(self) -> str:
+        if self.at_least is not None:
+            return f"at least {self.wanted}"
+        return f"one of {self.wanted}" if self.wanted.startswith("[") else self.wanted
 
 
 class Demand(_Value, frozen=True, kw_only=True):
@@ -42,6 +77,8 @@ class Demand(_Value, frozen=True, kw_only=True):
     vram_gb: float = 0.0
     cpu_cores: float = 0.0
     models: frozenset[str] = frozenset()
+    properties: tuple[PropertyWish, ...] = ()
+    """By name."""
     ignored: tuple[str, ...] = ()
     """Names in the requirements that mean nothing here."""
     unreadable: tuple[str, ...] = ()
@@ -61,6 +98,9 @@ def demand_of(
     own = _Wishes(wants)
     if gpu.row is None:
         own.unreadable.append(gpu_name)
+    extra = _Wishes(wants.get("properties"), "properties.")
+    if extra.row is None:
+        own.unreadable.append("properties")
     demand = Demand(
         type=task_type,
         strategy=strategy if strategy in STRATEGIES else "default",
@@ -69,12 +109,13 @@ def demand_of(
         vram_gb=gpu.number("vram_gb"),
         cpu_cores=own.number("cpu_cores"),
         models=own.texts("installed_models"),
+        properties=extra.properties(),
     )
     return msgspec.structs.replace(
         demand,
-        ignored=(*own.unknown("gpu_info", "gpu", "cpu_cores", "installed_models"),
+        ignored=(*own.unknown("gpu_info", "gpu", "cpu_cores", "installed_models", "properties"),
                  *gpu.unknown("model", "vram_gb")),
-        unreadable=(*own.unreadable, *gpu.unreadable),
+        unreadable=(*own.unreadable, *gpu.unreadable, *extra.unreadable),
     )  # fmt: skip
 
 
@@ -111,12 +152,35 @@ class _Wishes:
         if (value := self._take(name)) is None:
             return frozenset()
         items = _items(value)
-        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in items):
+        if not _is_list(value) or not all(isinstance(item, str) for item in items):
             self._failed(name)
         return _texts(items)
 
+    def properties(self) -> tuple[PropertyWish, ...]:
+        wishes: list[PropertyWish] = []
+        for name, value in sorted((self.row or {}).items()):
+            if value is None:
+                continue
+            wish = _property_wish(name, value)
+            if wish is None:
+                self._failed(name)
+            else:
+                wishes.append(wish)
+        return tuple(wishes)
+
     def unknown(self, *known: str) -> list[str]:
         return [f"{self._prefix}{name}" for name in self.row or () if name not in known]
+
+
+def _property_wish(name: str, value: object) -> PropertyWish | None:
+    """None: it cannot be read."""
+    if (number := _any_number(value)) is not None:
+        return PropertyWish(name=name, wanted=_as_json(value), at_least=number)
+    options = _items(value) if _is_list(value) else [value]
+    scalars = [scalar for option in options if (scalar := _scalar(option)) is not None]
+    if not scalars or len(scalars) < len(options):
+        return None
+    return PropertyWish(name=name, wanted=_as_json(value), one_of=tuple(scalars))
 
 
 class WorkerProfile(_Value, frozen=True, kw_only=True):
@@ -124,6 +188,8 @@ class WorkerProfile(_Value, frozen=True, kw_only=True):
 
     worker_id: WorkerId
     supported_tasks: frozenset[str] = frozenset()
+    allowed_tasks: frozenset[str] | None = None
+    """The only types it may be given; None: any it does."""
     is_draining: bool = False
     max_concurrent_tasks: float | None = None
     """None: no limit."""
@@ -132,6 +198,7 @@ class WorkerProfile(_Value, frozen=True, kw_only=True):
     vram_gb: float = 0.0
     cpu_cores: float = 0.0
     models: frozenset[str] = frozenset()
+    properties: Mapping[str, object] = {}
     cost_per_skill: Mapping[str, float] = {}
     cost: float = math.inf
     """Of a task that has no cost of its own; infinite: unknown."""
@@ -159,17 +226,20 @@ def profile_of(worker_id: WorkerId, document: Mapping[str, Any]) -> WorkerProfil
     capabilities = _row(document.get("capabilities")) or {}
     costs = _row(capabilities.get("cost_per_skill")) or {}
     needs = _row(document.get("skill_dependencies")) or {}
-    installed = document.get("installed_models")
-    rows = [_row(model) or {} for model in _items(installed)]
+    allowed = document.get("allowed_skills")
+    installed = (document.get("installed_models"), document.get("installed_artifacts"))
+    rows = [_row(model) or {} for models in installed for model in _items(models)]
     return WorkerProfile(
         worker_id=worker_id,
         supported_tasks=_texts(document.get("supported_tasks")),
+        allowed_tasks=_texts(allowed) if _is_list(allowed) else None,
         is_draining=document.get("status") == "draining",
         max_concurrent_tasks=_number(resources.get("max_concurrent_tasks")),
         gpu_model=None if gpu is None else str(gpu.get("model") or ""),
         vram_gb=0.0 if gpu is None else _number(gpu.get("vram_gb")) or 0.0,
         cpu_cores=_number(resources.get("cpu_cores")) or 0.0,
         models=_texts([row.get("name") for row in rows]),
+        properties=_row(capabilities.get("extra")) or {},
         cost_per_skill={
             task: cost for task, said in costs.items() if (cost := _number(said)) is not None
         },
@@ -182,15 +252,19 @@ def profile_of(worker_id: WorkerId, document: Mapping[str, Any]) -> WorkerProfil
     )
 
 
-def unfitness(demand: Demand, profile: WorkerProfile) -> Unfit | None:
+def unfitness(demand: Demand, profile: WorkerProfile, min_reputation: float = 0.0) -> Unfit | None:
     """Why this worker may not get such a task; None: it may, when it has a free place."""
-    if profile.is_draining or demand.type not in profile.supported_tasks:
+    if demand.type not in profile.supported_tasks:
         return Unfit.TYPE
+    if profile.allowed_tasks is not None and demand.type not in profile.allowed_tasks:
+        return Unfit.NOT_ALLOWED
+    if profile.is_draining:
+        return Unfit.DRAINING
     if not _has_resources(demand, profile):
         return Unfit.RESOURCES
     if demand.max_cost is not None and profile.cost_of(demand.type) > demand.max_cost:
         return Unfit.COST
-    return None
+    return Unfit.REPUTATION if profile.reputation < min_reputation else None
 
 
 def _has_resources(demand: Demand, profile: WorkerProfile) -> bool:
@@ -201,7 +275,34 @@ def _has_resources(demand: Demand, profile: WorkerProfile) -> bool:
         and demand.vram_gb <= profile.vram_gb
         and demand.cpu_cores <= profile.cpu_cores
         and demand.models <= profile.models
+        and all(wish.is_met_by(profile.properties.get(wish.name)) for wish in demand.properties)
     )
+
+
+def missing_resources(demand: Demand, profile: WorkerProfile) -> list[str]:
+    """Every requirement the worker does not meet, for people: what it has, and what is wanted."""
+    missing = [f"requirement '{name}' cannot be read" for name in demand.unreadable]
+    if demand.gpu_model and demand.gpu_model not in (profile.gpu_model or ""):
+        has = "no GPU" if profile.gpu_model is None else f"GPU '{_short(profile.gpu_model)}'"
+        missing.append(f"has {has}, wanted is '{_short(demand.gpu_model)}'")
+    if demand.vram_gb > profile.vram_gb:
+        missing.append(
+            f"has {profile.vram_gb:.12g} GB of GPU memory, wanted are {demand.vram_gb:.12g}"
+        )
+    if demand.cpu_cores > profile.cpu_cores:
+        missing.append(
+            f"has {profile.cpu_cores:.12g} CPU cores, wanted are {demand.cpu_cores:.12g}"
+        )
+    if lacking := sorted(demand.models - profile.models):
+        missing.append(f"model {_short(', '.join(lacking))} is not installed")
+    for wish in demand.properties:
+        value = profile.properties.get(wish.name)
+        if not wish.is_met_by(value):
+            has = "not given" if value is None else _short(_as_json(value))
+            missing.append(
+                f"property '{_short(wish.name)}' is {has}, wanted is {_short(wish.as_text)}"
+            )
+    return missing
 
 
 def waiting_reason(demand: Demand, verdicts: Collection[Unfit | None]) -> str:
@@ -209,7 +310,7 @@ def waiting_reason(demand: Demand, verdicts: Collection[Unfit | None]) -> str:
 
     Names what is missing of the workers that come nearest.
     """
-    if None in verdicts:
+    if None in verdicts or Unfit.REPUTATION in verdicts:
         return f"All suitable workers for task type '{demand.type}' are busy"
     if Unfit.COST in verdicts:
         return f"No worker meets the maximum cost ({demand.max_cost:.12g}) for task '{demand.type}'"
@@ -219,9 +320,11 @@ def waiting_reason(demand: Demand, verdicts: Collection[Unfit | None]) -> str:
 
 
 class Candidate(_Value, frozen=True, kw_only=True):
-    """A fit worker and what it holds now."""
+    """A live worker and what it holds now."""
 
     profile: WorkerProfile
+    is_free: bool = True
+    """It has an open poll and a place for one more task."""
     held: int = 0
     """Tasks it holds or was promised."""
     last_turn: float = NEVER
@@ -255,10 +358,19 @@ def preference(demand: Demand, candidate: Candidate, soft_limit: int = 3) -> tup
     return (*order, -profile.reputation, candidate.draw)
 
 
-def rank(demand: Demand, candidates: Collection[Candidate], soft_limit: int = 3) -> list[Candidate]:
-    """Those that are fit, the best first."""
-    fit = [one for one in candidates if unfitness(demand, one.profile) is None]
-    return sorted(fit, key=lambda one: preference(demand, one, soft_limit))
+def rank(
+    demand: Demand,
+    workers: Collection[Candidate],
+    soft_limit: int = 3,
+    min_reputation: float = 0.0,
+) -> list[Candidate]:
+    """Those of all live workers that may get such a task now, the best first."""
+    verdicts = [(unfitness(demand, one.profile, min_reputation), one) for one in workers]
+    fit = [one for verdict, one in verdicts if verdict is None]
+    if not fit:
+        fit = [one for verdict, one in verdicts if verdict is Unfit.REPUTATION]
+    free = [one for one in fit if one.is_free]
+    return sorted(free, key=lambda one: preference(demand, one, soft_limit))
 
 
 def _row(value: object) -> _Row | None:
@@ -269,6 +381,10 @@ def _row(value: object) -> _Row | None:
         for key, item in cast("Mapping[object, object]", value).items()
         if isinstance(key, str)
     }
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def _items(value: object) -> list[object]:
@@ -288,3 +404,29 @@ def _number(value: object) -> float | None:
 
 def _first(*numbers: float | None) -> float:
     return next((number for number in numbers if number is not None), math.inf)
+
+
+def _any_number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if -1e300 <= value <= 1e300 else None
+
+
+def _scalar(value: object) -> bool | float | str | None:
+    return value if isinstance(value, bool | str) else _any_number(value)
+
+
+def _is_same(value: object, wanted: bool | float | str) -> bool:
+    scalar = _scalar(value)
+    return scalar == wanted and isinstance(scalar, bool) == isinstance(wanted, bool)
+
+
+def _as_json(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        return type(value).__name__
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"

@@ -29,14 +29,21 @@ from rxon.models import (
     WorkerRegistration,
 )
 from rxon.parsing import (
+    as_object,
     parse_error,
+    parse_event,
     parse_heartbeat,
     parse_object,
+    parse_progress,
     parse_registration,
     parse_result,
+    parse_result_batch,
+    parse_skills,
     parse_worker_document,
+    with_supported_tasks,
 )
 from rxon.transports import Transport, create_transport
+from rxon.utils import to_dict
 from rxon.validators import is_valid_identifier, validate_identifier
 
 __all__ = [
@@ -70,13 +77,20 @@ __all__ = [
     "WorkerDocument",
     "WorkerEvent",
     "WorkerRegistration",
+    "as_object",
     "create_transport",
     "is_valid_identifier",
     "parse_error",
+    "parse_event",
     "parse_heartbeat",
     "parse_object",
+    "parse_progress",
     "parse_registration",
     "parse_result",
+    "parse_result_batch",
+    "parse_skills",
     "parse_worker_document",
+    "to_dict",
     "validate_identifier",
+    "with_supported_tasks",
 ]

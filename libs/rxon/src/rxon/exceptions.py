@@ -72,6 +72,11 @@ class MissingTaskIdentity(BadMessage):
         super().__init__("job_id and task_id are required")
 
 
+class MissingEventIdentity(BadMessage):
+    def __init__(self) -> None:
+        super().__init__("event_id and event_type are required")
+
+
 class InvalidField(BadMessage):
     """A known field holds a value of another type; the text says which and where."""
 

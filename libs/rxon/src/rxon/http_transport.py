@@ -120,13 +120,29 @@ class HttpTransport:
         return _read(await self._ask("PATCH", path, heartbeat) or b"", HeartbeatAnswer)
 
     async def send_progress(self, progress: ProgressUpdatePayload) -> ProgressAnswer:
-        """Over the socket where one is open, unless it has a checkpoint, which is acknowledged."""
-        if self._socket is not None and progress.checkpoint is msgspec.UNSET:
-            with suppress(ConnectionError, aiohttp.ClientError):
-                await self._socket.send_bytes(orjson.dumps(to_dict(progress)))
+        """Over the socket where one is open. A checkpoint goes by HTTP, which acknowledges it.
+
+        An orchestrator that takes no progress by HTTP gets that over the socket too.
+        """
+        if progress.checkpoint is msgspec.UNSET and await self._sent_by_socket(progress):
+            return ProgressAnswer(status="ok")
+        try:
+            answer = await self._ask("POST", ENDPOINT_TASK_PROGRESS, progress)
+        except RequestRefused as refused:
+            not_there = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
+            if refused.status in not_there and await self._sent_by_socket(progress):
                 return ProgressAnswer(status="ok")
-        answer = await self._ask("POST", ENDPOINT_TASK_PROGRESS, progress)
+            raise
         return _read(answer or b"", ProgressAnswer)
+
+    async def _sent_by_socket(self, message: object) -> bool:
+        if self._socket is None:
+            return False
+        try:
+            await self._socket.send_str(orjson.dumps(to_dict(message)).decode())
+        except (ConnectionError, aiohttp.ClientError):
+            return False
+        return True
 
     async def send_event(self, event: WorkerEvent) -> EventAnswer:
         return _read(await self._ask("POST", ENDPOINT_WORKER_EVENTS, event) or b"", EventAnswer)

@@ -4,15 +4,16 @@ All functions raise a `BadMessage` whose text is meant for the sender.
 """
 
 from collections.abc import Mapping
-from typing import TypeGuard, TypeVar
+from typing import Final, NamedTuple, TypeGuard, TypeVar
 
 import msgspec
 import orjson
 
-from rxon.constants import ERROR_CODE_TRANSIENT, TASK_STATUS_SUCCESS
+from rxon.constants import ERROR_CODE_TRANSIENT, MSG_TYPE_PROGRESS, TASK_STATUS_SUCCESS
 from rxon.exceptions import (
     InvalidField,
     InvalidJson,
+    MissingEventIdentity,
     MissingTaskIdentity,
     MissingWorkerId,
     NotAnObject,
@@ -20,14 +21,23 @@ from rxon.exceptions import (
 from rxon.models import (
     FileMetadata,
     Heartbeat,
+    ProgressUpdatePayload,
+    Skill,
     TaskError,
     TaskResult,
     WorkerDocument,
+    WorkerEvent,
     WorkerRegistration,
 )
 from rxon.validators import validate_identifier
 
 _Message = TypeVar("_Message")
+_LONGEST_NAME = 255
+
+_NOT_OURS: Final = frozenset(
+    {"checkpoint", "extra", "input_schema", "output_schema", "events_schema"}
+)
+"""Keys whose value is the user's: a null in it means something."""
 
 
 def parse_object(body: bytes) -> dict[str, object]:
@@ -36,14 +46,47 @@ def parse_object(body: bytes) -> dict[str, object]:
         document: object = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidJson from error
-    if not _is_object(document):
+    return as_object(document)
+
+
+def as_object(value: object) -> dict[str, object]:
+    """A JSON value that must be an object."""
+    if not _is_object(value):
         raise NotAnObject
-    return document
+    return value
 
 
 def parse_registration(document: Mapping[str, object]) -> WorkerRegistration:
     """The known part of a registration; keep `document` beside it for all other keys."""
     return _worker(document, WorkerRegistration)
+
+
+def with_supported_tasks(document: Mapping[str, object]) -> Mapping[str, object]:
+    """A registration or heartbeat that says `supported_tasks` where only its skills say it.
+
+    A heartbeat replaces key by key: one that names skills alone names all the worker does.
+    Raises InvalidField.
+    """
+    if document.get("supported_tasks") is not None or document.get("supported_skills") is None:
+        return document
+    return {**document, "supported_tasks": [skill.name for skill in parse_skills(document)]}
+
+
+def parse_skills(document: Mapping[str, object]) -> tuple[Skill, ...]:
+    """The contracts a worker's document names; a bare name asks for nothing. Raises InvalidField."""
+    skills = document.get("supported_skills")
+    return _convert(_skills_as_objects(skills), tuple[Skill, ...], "supported_skills")
+
+
+def _skills_as_objects(skills: object) -> object:
+    if skills is None:
+        return ()
+    if not _is_array(skills):
+        return skills
+    return [
+        {"name": skill} if isinstance(skill, str) else _field_without_nulls(skill)
+        for skill in skills
+    ]
 
 
 def parse_worker_document(document: Mapping[str, object]) -> WorkerDocument:
@@ -90,6 +133,61 @@ def parse_result(document: Mapping[str, object], *, sender: str | None = None) -
     )
 
 
+class UnreadBatch(NamedTuple):
+    """Several results, each still to be parsed alone."""
+
+    results: list[object]
+    most: int
+    """How many tasks may come back."""
+    worker_id: object
+    """Whom the first result names that names anybody."""
+
+
+def parse_result_batch(document: Mapping[str, object]) -> UnreadBatch:
+    """The batch as far as it can be read as a whole."""
+    most = document.get("max")
+    if most is None:
+        most = 0
+    if isinstance(most, bool) or not isinstance(most, int) or most < 0:
+        raise InvalidField("Invalid max: expected a whole number from 0")
+    results = document.get("results")
+    if not _is_array(results):
+        raise InvalidField("Invalid results: expected an array of results")
+    named = (one.get("worker_id") for one in results if _is_object(one))
+    worker_id = next((name for name in named if name), document.get("worker_id"))
+    return UnreadBatch(results, most, worker_id)
+
+
+def parse_progress(document: Mapping[str, object]) -> ProgressUpdatePayload:
+    """A progress update; missing are allowed: `progress` (then 0), `message` (then empty)."""
+    job_id, task_id = document.get("job_id"), document.get("task_id")
+    if not (isinstance(job_id, str) and job_id and isinstance(task_id, str) and task_id):
+        raise MissingTaskIdentity
+    return _convert({**_without_nulls(document), "event": MSG_TYPE_PROGRESS}, ProgressUpdatePayload)
+
+
+def parse_event(document: Mapping[str, object], *, sender: str | None = None) -> WorkerEvent:
+    """An event from the authenticated `sender`.
+
+    Missing are allowed: `worker_id` (then it is the sender) and `origin_worker_id` (then that one).
+    Whether a given `worker_id` is the sender's own is for the caller to judge.
+    """
+    known = {key: value for key, value in document.items() if value is not None}
+    if not (known.get("event_id") and known.get("event_type")):
+        raise MissingEventIdentity
+    worker_id = known.get("worker_id") or sender
+    if not worker_id:
+        raise MissingWorkerId
+    origin = known.get("origin_worker_id") or worker_id
+    event = _convert(
+        {**known, "worker_id": worker_id, "origin_worker_id": origin}, WorkerEvent, "event"
+    )
+    for name, text in (("event_id", event.event_id), ("event_type", event.event_type)):
+        if len(text) > _LONGEST_NAME:
+            raise InvalidField(f"Invalid {name}: longer than {_LONGEST_NAME} characters")
+    return event
+
+
 def parse_error(error: object, error_type: object = None) -> TaskError | None:
     """An error as an object or as a string; a missing message is empty."""
     code = error_type if isinstance(error_type, str) and error_type else ERROR_CODE_TRANSIENT
@@ -111,7 +209,10 @@ def _worker(document: Mapping[str, object], message: type[_Message]) -> _Message
     if worker_id is None or worker_id == "":
         raise MissingWorkerId
     validate_identifier(worker_id, "worker_id")
-    return _convert(_without_nulls(document), message)
+    known = _without_nulls(with_supported_tasks(document))
+    if "supported_skills" in known:
+        known["supported_skills"] = _skills_as_objects(known["supported_skills"])
+    return _convert(known, message)
 
 
 def _convert(value: object, type_: type[_Message], name: str = "message") -> _Message:
@@ -122,12 +223,9 @@ def _convert(value: object, type_: type[_Message], name: str = "message") -> _Me
 
 
 def _without_nulls(value: Mapping[str, object]) -> dict[str, object]:
-    """Peers send an empty field as null; here it is a field that was not sent.
-
-    What is under `extra` is the user's and stays as it is.
-    """
+    """Peers send an empty field as null; here it is a field that was not sent."""
     return {
-        key: inner if key == "extra" else _field_without_nulls(inner)
+        key: inner if key in _NOT_OURS else _field_without_nulls(inner)
         for key, inner in value.items()
         if inner is not None
     }

@@ -48,6 +48,10 @@ class MockTransport:
         """Send `command` to whoever listens for commands."""
         self._commands.put_nowait(command)
 
+    def has_told_all(self) -> bool:
+        """Whether every command that was pushed has been taken."""
+        return self._commands.empty()
+
     async def connect(self) -> None:
         self.connected = True
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avtomatika_worker.config import InvalidSetting
+from avtomatika_worker.reload import ReloadUnavailable, run_with_reload
 from avtomatika_worker.worker import Worker
 
 
@@ -20,7 +21,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run a worker until SIGINT or SIGTERM")
     run.add_argument("--app", required=True, metavar="MODULE:ATTRIBUTE", help="the Worker to run")
-    app: str = parser.parse_args(arguments).app
+    run.add_argument(
+        "--health-check", action="store_true", help="answer GET /health on WORKER_PORT"
+    )
+    run.add_argument(
+        "--reload", action="store_true", help="start anew when a Python file here changes"
+    )
+    given = parser.parse_args(arguments)
+    app: str = given.app
+    health_check: bool = given.health_check
+    if given.reload:
+        try:
+            run_with_reload(["--app", app, *(["--health-check"] if health_check else [])])
+        except ReloadUnavailable as error:
+            return _refuse(error)
+        return 0
     try:
         worker = load(app)
     except NoSuchWorker as error:
@@ -29,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         worker.config.validate()
     except ValueError as error:
         return _refuse(error)
-    worker.run()
+    if health_check:
+        worker.run_with_health_check()
+    else:
+        worker.run()
     return 0
 
 

@@ -1,5 +1,6 @@
 """The worker's settings: each variable with its default, read once from the environment."""
 
+import logging
 import os
 import platform
 import socket
@@ -84,6 +85,7 @@ class WorkerConfig:
             "WORKER_PAYLOAD_DIR",
             default="/tmp/payloads",  # noqa: S108 - documented
         )
+        self.RESULT_SPOOL_DIR = env.text("RESULT_SPOOL_DIR") or f"{self.TASK_FILES_DIR}/.results"
         self.S3_ENDPOINT_URL = env.text("S3_ENDPOINT_URL")
         self.S3_ACCESS_KEY = env.text("S3_ACCESS_KEY", "S3_ACCESS_KEY_ID")
         self.S3_SECRET_KEY = env.text("S3_SECRET_KEY", "S3_SECRET_ACCESS_KEY")
@@ -94,6 +96,7 @@ class WorkerConfig:
 
         self.LOG_LEVEL = env.text("LOG_LEVEL", default="INFO")
         self.LOG_FORMAT = env.text("LOG_FORMAT", default="text")
+        self.NO_COLOR = bool(env.text("NO_COLOR"))
 
     def validate(self) -> None:
         """Raise ValueError, with what to mend, if a worker could not run with these settings."""
@@ -112,6 +115,8 @@ class WorkerConfig:
             raise InvalidSetting(f"INSTALLED_MODELS: {error}.") from error
         if self.MAX_CONCURRENT_TASKS < 1:
             raise InvalidSetting("MAX_CONCURRENT_TASKS must be at least 1.")
+        if self.LOG_LEVEL.upper() not in logging.getLevelNamesMapping():
+            raise InvalidSetting(f"LOG_LEVEL must be a level such as INFO, not '{self.LOG_LEVEL}'.")
 
 
 class _Environment:

@@ -1,19 +1,21 @@
 """The functions that do a worker's tasks: what each takes, and how it is called."""
 
 import asyncio
-import contextvars
-import dataclasses
+import functools
 import inspect
 import logging
-import threading
+import types
 import typing
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, cast
 
 import msgspec
 
 from avtomatika_worker.outcome import Outcome, outcome_of, outcome_of_exception
+from avtomatika_worker.params import convert_params
+from avtomatika_worker.task_files import TaskFiles
+from avtomatika_worker.threads import in_thread
+from avtomatika_worker.types import Middleware
 from rxon.exceptions import ParamValidationError
 
 HandlerFunction = Callable[..., Any]
@@ -25,14 +27,16 @@ SUPPLIED: Final = frozenset(
         "job_id",
         "tracing_context",
         "priority",
+        "checkpoint",
+        "cancellation",
+        "send_progress",
+        "send_event",
         "add_to_hot_cache",
         "remove_from_hot_cache",
     }
 )
 
 log = logging.getLogger("avtomatika_worker")
-
-_Value = TypeVar("_Value")
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,125 +46,157 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     function: HandlerFunction
     in_thread: bool
     takes: frozenset[str]
+    """Of what we supply."""
+    takes_files: frozenset[str]
+    """The arguments that want the task's files."""
+    accepts: frozenset[str] | None
+    """All arguments it could be called with, by name; None: any."""
     params_type: Any
+    description: str | None = None
+    output_statuses: tuple[str, ...] | None = None
 
 
-def read_handler(name: str, task_type: str | None, function: HandlerFunction) -> Handler:
+def read_handler(
+    name: str,
+    task_type: str | None,
+    function: HandlerFunction,
+    *,
+    description: str | None = None,
+    output_statuses: Sequence[str] | None = None,
+) -> Handler:
     """Look at the signature once. Raises TypeError for an argument that nobody could supply."""
     takes: set[str] = set()
+    takes_files: set[str] = set()
+    accepts: set[str] | None = set()
+    params_type: Any = None
     for parameter in inspect.signature(function).parameters.values():
-        match parameter.kind:
-            case inspect.Parameter.VAR_KEYWORD:
-                takes |= SUPPLIED
-            case inspect.Parameter.VAR_POSITIONAL:
-                pass
-            case _ if (
-                parameter.name in SUPPLIED and parameter.kind is not parameter.POSITIONAL_ONLY
-            ):
-                takes.add(parameter.name)
-            case _ if parameter.default is parameter.empty:
-                raise TypeError(
-                    f"The handler of task '{name}' takes '{parameter.name}', which cannot be "
-                    f"supplied by name. It may take: {', '.join(sorted(SUPPLIED))}."
-                )
-            case _:
-                pass
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        type(function).__call__
-    )
+        if parameter.kind is parameter.VAR_KEYWORD:
+            takes |= SUPPLIED
+            accepts = None
+            continue
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            continue
+        annotation = _annotation(function, parameter)
+        by_name = parameter.kind is not parameter.POSITIONAL_ONLY
+        if by_name and accepts is not None:
+            accepts.add(parameter.name)
+        if by_name and _wants_files(annotation):
+            takes_files.add(parameter.name)
+        elif by_name and parameter.name in SUPPLIED:
+            takes.add(parameter.name)
+            params_type = annotation if parameter.name == "params" else params_type
+        elif parameter.default is parameter.empty:
+            raise TypeError(
+                f"The handler of task '{name}' takes '{parameter.name}', which cannot be "
+                f"supplied by name. It may take: {', '.join(sorted(SUPPLIED))}, and an argument "
+                "annotated TaskFiles. What a middleware adds needs a default."
+            )
     return Handler(
         name=name,
         task_type=task_type,
         function=function,
-        in_thread=not is_async,
+        in_thread=not _is_async(function),
         takes=frozenset(takes),
-        params_type=_annotation_of_params(function),
+        takes_files=frozenset(takes_files),
+        accepts=None if accepts is None else frozenset(accepts),
+        params_type=params_type,
+        description=description,
+        output_statuses=None if output_statuses is None else tuple(output_statuses),
     )
 
 
-async def execute(handler: Handler, supplied: Mapping[str, object]) -> Outcome:
-    """Run the handler; whatever becomes of it is an outcome.
+async def execute(
+    handler: Handler,
+    supplied: Mapping[str, object],
+    files: TaskFiles,
+    middlewares: Sequence[Middleware] = (),
+) -> Outcome:
+    """Run the handler inside the middlewares; whatever becomes of it is an outcome.
 
     If the caller is cancelled, an `async` handler is cancelled with it and decides what its outcome
-    is; a thread cannot be stopped, so this raises CancelledError and leaves the thread alone.
+    is; a thread cannot be stopped, so it is left alone.
     """
-    if handler.in_thread:
-        return await _in_thread(lambda: _called(handler, supplied), name=f"task {handler.name}")
-    try:
-        return outcome_of(await handler.function(**_arguments(handler, supplied)))
-    except (asyncio.CancelledError, Exception, SystemExit) as error:  # noqa: BLE001 - a user's code
-        return _raised(handler, error)
-
-
-def _called(handler: Handler, supplied: Mapping[str, object]) -> Outcome:
-    try:
-        return outcome_of(handler.function(**_arguments(handler, supplied)))
-    except BaseException as error:  # noqa: BLE001 - a user's code, and nobody else hears of it
-        return _raised(handler, error)
-
-
-def _raised(handler: Handler, error: BaseException) -> Outcome:
-    if not isinstance(error, asyncio.CancelledError):
-        log.warning("handler raised", exc_info=error, extra={"task_name": handler.name})
-    return outcome_of_exception(error)
-
-
-def _arguments(handler: Handler, supplied: Mapping[str, object]) -> dict[str, object]:
     arguments = {name: supplied[name] for name in handler.takes}
-    if "params" in arguments:
-        arguments["params"] = convert_params(arguments["params"], handler.params_type)
-    return arguments
-
-
-def convert_params(params: object, wanted: Any) -> object:
-    """`params` as the handler's annotation wants them: a dataclass, a pydantic model or a dict.
-
-    Raises `ParamValidationError` where they do not fit.
-    """
-    if not isinstance(params, dict):
-        return params
-    given = typing.cast("dict[str, object]", params)
-    if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
-        known = {field.name for field in dataclasses.fields(wanted) if field.init}
-        try:
-            return wanted(**{key: value for key, value in given.items() if key in known})
-        except (TypeError, ValueError) as error:
-            raise ParamValidationError(f"params: {error}") from error
-    # Pydantic is used where it is installed, so it is known by its method and never imported.
-    validate = getattr(wanted, "model_validate", None)
-    if callable(validate):
-        try:
-            return validate(given)
-        except ValueError as error:
-            raise ParamValidationError(f"params: {error}") from error
-    return given
-
-
-def _annotation_of_params(function: HandlerFunction) -> Any:
+    context: dict[str, Any] = {
+        "task_id": supplied["task_id"],
+        "job_id": supplied["job_id"],
+        "task_name": handler.name,
+        "params": supplied["params"],
+        "handler_kwargs": arguments | dict.fromkeys(handler.takes_files, files),
+    }
     try:
-        return typing.get_type_hints(function).get("params")
-    except (NameError, TypeError):  # a name only the type checker can see: then it is a dict
+        return outcome_of(await _through(middlewares, handler, context))
+    except (asyncio.CancelledError, Exception, SystemExit) as error:  # noqa: BLE001 - a user's code
+        _log_raised(handler, error)
+        return outcome_of_exception(error)
+
+
+async def _through(
+    middlewares: Sequence[Middleware], handler: Handler, context: dict[str, Any]
+) -> object:
+    if not middlewares:
+        return await _call(handler, context["handler_kwargs"])
+
+    async def following(_: object = None) -> object:
+        return await _through(middlewares[1:], handler, context)
+
+    return await middlewares[0](context, following)
+
+
+async def _call(handler: Handler, arguments: Mapping[str, object]) -> object:
+    """Only with what it takes, whatever the middlewares have added for others."""
+
+    def called() -> Any:
+        taken = {
+            name: value
+            for name, value in arguments.items()
+            if handler.accepts is None or name in handler.accepts
+        }
+        if "params" in taken:
+            taken["params"] = convert_params(taken["params"], handler.params_type)
+        return handler.function(**taken)
+
+    if handler.in_thread:
+        return await in_thread(called, name=f"task {handler.name}")
+    return await cast("Awaitable[object]", called())
+
+
+def _log_raised(handler: Handler, error: BaseException) -> None:
+    about = {"task_name": handler.name}
+    match error:
+        case asyncio.CancelledError():
+            pass
+        case ParamValidationError():
+            log.warning("params refused", extra={**about, "error": str(error)})
+        case _:
+            log.warning("handler raised", exc_info=error, extra=about)
+
+
+def _is_async(function: HandlerFunction) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        type(function).__call__
+    )
+
+
+def _annotation(function: HandlerFunction, parameter: inspect.Parameter) -> Any:
+    """The annotation itself, each on its own: one that cannot be read does not spoil the rest."""
+    if parameter.annotation is parameter.empty:
+        return None
+    code: Any = inspect.unwrap(function)
+    while isinstance(code, functools.partial):
+        code = code.func
+    if not inspect.isroutine(code):
+        code = type(code).__call__
+    alone = types.SimpleNamespace(__annotations__={"it": parameter.annotation})
+    try:
+        return typing.get_type_hints(alone, getattr(code, "__globals__", {}))["it"]
+    except (NameError, TypeError):  # a name only the type checker can see
+        log.warning(
+            "annotation cannot be read",
+            extra={"argument": parameter.name, "annotation": str(parameter.annotation)},
+        )
         return None
 
 
-async def _in_thread(work: Callable[[], _Value], name: str) -> _Value:
-    """Run `work`, which must not raise, in a thread of its own.
-
-    A thread per task and not the loop's pool: the pool has fewer places than a worker may have,
-    and a process that ends waits for its pool, however long a task takes.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[_Value] = loop.create_future()
-
-    def settle(value: _Value) -> None:
-        if not done.done():
-            done.set_result(value)
-
-    def body() -> None:
-        value = work()
-        with suppress(RuntimeError):  # the loop has ended, and with it all interest in the value
-            loop.call_soon_threadsafe(settle, value)
-
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(body,), name=name, daemon=True).start()
-    return await done
+def _wants_files(annotation: Any) -> bool:
+    return annotation is TaskFiles or TaskFiles in typing.get_args(annotation)

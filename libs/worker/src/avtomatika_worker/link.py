@@ -1,57 +1,75 @@
-"""One orchestrator as a worker sees it: registered or not, resting after an error or not."""
+"""The line to one orchestrator: carries the messages, and tells the session what came of them."""
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from http import HTTPStatus
+from typing import Final
 
-from avtomatika_worker.config import WorkerConfig
-from avtomatika_worker.orchestrators import Orchestrator
+import msgspec
+
+from avtomatika_worker.outbox import Outbox
+from avtomatika_worker.session import Peer, Repeat, Session, is_not_there
 from rxon import (
     Heartbeat,
+    ProgressAnswer,
+    ProgressUpdatePayload,
     RxonError,
-    RxonNetworkError,
-    TaskPayload,
-    TaskResult,
+    Task,
     Transport,
+    WorkerCommand,
+    WorkerEvent,
     WorkerRegistration,
 )
-from rxon.exceptions import RequestRefused
+
+SOCKET_PAUSE_SECONDS: Final = 5.0
+FIRST_TOKEN_SECONDS: Final = 5.0
+TOKEN_PAUSE_SECONDS: Final = 60.0
+"""At least so long between two access tokens."""
+TOKEN_PART: Final = 0.8
+"""The part of its life after which a token is renewed."""
 
 log = logging.getLogger("avtomatika_worker")
 
 
 class Link:
-    """Carries messages and remembers what the answers mean for the next ones.
-
-    Never raises `RxonError`: an orchestrator that is away is everyday.
-    """
+    """Never raises `RxonError` unless it says so: an orchestrator that is away is everyday."""
 
     def __init__(
-        self, orchestrator: Orchestrator, transport: Transport, config: WorkerConfig
+        self,
+        peer: Peer,
+        transport: Transport,
+        session: Session,
+        outbox: Outbox,
+        debounce_seconds: float,
     ) -> None:
-        self.orchestrator = orchestrator
+        self.peer = peer
         self.transport = transport
-        self.registered = False
-        self.resting_until = 0.0
-        """No poll before this time of the event loop's clock."""
+        self.outbox = outbox
         self.news = asyncio.Event()
         """There is something to tell before the next regular heartbeat."""
-        self._config = config
-        self._next_beat_in = config.HEARTBEAT_INTERVAL
+        self.heard = asyncio.Event()
+        """It has just answered: what waited for that may be tried again."""
+        self.registered = asyncio.Event()
+        self._session = session
+        self._debounce_seconds = debounce_seconds
+        self._next_beat_in = session.seconds_to_next_beat()
 
-    async def register(self, registration: WorkerRegistration) -> None:
-        """Register, however long it takes."""
+    async def register(self, registration: Callable[[], WorkerRegistration]) -> None:
+        """Register with the registration of that moment, however long it takes."""
         while True:
+            # Results of tasks from before count only until we come as a new worker.
+            await self.outbox.resend()
             try:
-                await self.transport.register(registration)
+                await self.transport.register(registration())
             except RxonError as error:
                 log.warning("registration failed", extra=self._about(error))
-                await asyncio.sleep(self._pause_after(error))
+                await asyncio.sleep(self._session.failed(self.peer, error))
             else:
-                self.registered = True
+                self._session.registered(self.peer)
+                self.registered.set()
                 self.news.set()  # a registration carries no load and no hot cache
-                log.info("registered", extra={"orchestrator": self.orchestrator.url})
+                log.info("registered", extra=self._about())
                 return
 
     async def wait_to_beat(self) -> None:
@@ -59,7 +77,7 @@ class Link:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._next_beat_in):
                 await self.news.wait()
-                await asyncio.sleep(self._config.HEARTBEAT_DEBOUNCE_DELAY)
+                await asyncio.sleep(self._debounce_seconds)
         self.news.clear()
 
     async def beat(self, heartbeat: Heartbeat) -> tuple[str, ...]:
@@ -67,61 +85,100 @@ class Link:
         try:
             answer = await self.transport.send_heartbeat(heartbeat)
         except RxonError as error:
-            self._next_beat_in = self._pause_after(error)
+            self._next_beat_in = self._session.failed(self.peer, error)
             self._failed("heartbeat failed", error)
             return ()
-        self._next_beat_in = self._config.HEARTBEAT_INTERVAL
+        self._next_beat_in = self._session.seconds_to_next_beat()
+        self._session.heard(self.peer)
+        self.heard.set()
         return answer.cancel_task_ids
 
-    async def poll(self) -> TaskPayload | None:
-        """Wait for a task; after an error the link rests."""
+    async def poll(self, timeout_seconds: float, most: int) -> Sequence[Task]:
+        """Wait for tasks; after an error the link rests."""
         try:
-            return await self.transport.poll_task(self._config.TASK_POLL_TIMEOUT)
-        except RxonError as error:
-            self.resting_until = asyncio.get_running_loop().time() + self._pause_after(error)
-            self._failed("poll failed", error)
-            return None
-
-    async def deliver(self, result: TaskResult) -> None:
-        """Send a result, again and again where another try can help."""
-        about = {"task_id": result.task_id, "job_id": result.job_id, "task_status": result.status}
-        retries = self._config.RESULT_MAX_RETRIES
-        for attempt in range(retries + 1):
-            try:
-                answer = await self.transport.send_result(result)
-            except RxonError as error:
-                if attempt == retries or not _worth_another_try(error):
-                    log.error("result lost", extra={**about, **self._about(error)})
-                    return
-                log.warning("result not delivered yet", extra={**about, **self._about(error)})
-                delay = self._config.RESULT_RETRY_INITIAL_DELAY * 2**attempt
-                await asyncio.sleep(_retry_after(error) or delay)
+            if self.peer.knows_batches:
+                tasks = await self.transport.poll_tasks(timeout_seconds, most)
             else:
-                log.info("result delivered", extra={**about, "answer": answer.reason or "ok"})
+                task = await self.transport.poll_task(timeout_seconds)
+                tasks = () if task is None else (msgspec.convert(task, Task, from_attributes=True),)
+        except RxonError as error:
+            now = asyncio.get_running_loop().time()
+            self._session.poll_failed(self.peer, error, now)
+            self._failed("poll failed", error)
+            return ()
+        self._session.heard(self.peer)
+        return tasks
+
+    async def send_progress(self, progress: ProgressUpdatePayload) -> ProgressAnswer:
+        """Raises `RxonError`."""
+        return await self.transport.send_progress(progress)
+
+    async def send_event(self, event: WorkerEvent) -> None:
+        """Send an event until it is taken. Raises the last `RxonError` when tries are used up."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                await self.transport.send_event(event)
+            except RxonError as error:
+                what_now = self._session.result_failed(error, attempt)
+                if not isinstance(what_now, Repeat):
+                    raise
+                log.warning("event not delivered yet", extra=self._about(error))
+                await asyncio.sleep(what_now.after_seconds)
+            else:
                 return
 
+    async def listen(self, obey: Callable[[WorkerCommand], None]) -> None:
+        """Obey commands, for ever; a connection that ends is made again."""
+        failed_before = False
+        while True:
+            await self.registered.wait()
+            try:
+                async for command in self.transport.listen_for_commands():
+                    failed_before = False
+                    obey(command)
+                log.info("socket closed", extra=self._about())
+            except RxonError as error:
+                level = logging.DEBUG if failed_before else logging.WARNING
+                log.log(level, "no socket", extra=self._about(error))
+                failed_before = True
+            await asyncio.sleep(self._session.seconds_to_reconnect(SOCKET_PAUSE_SECONDS))
+
+    async def renew_token(self) -> None:
+        """Keep the access token that a certificate is worth fresh, for ever."""
+        await asyncio.sleep(FIRST_TOKEN_SECONDS)
+        while True:
+            try:
+                token = await self.transport.refresh_token()
+            except RxonError as error:
+                log.warning("access token not renewed", extra=self._about(error))
+                await asyncio.sleep(TOKEN_PAUSE_SECONDS)
+            else:
+                await asyncio.sleep(max(TOKEN_PAUSE_SECONDS, TOKEN_PART * token.expires_in))
+
+    async def resend(self) -> None:
+        """Send parked results whenever the orchestrator has been heard, for ever."""
+        while True:
+            await self.heard.wait()
+            self.heard.clear()
+            await self.outbox.resend()
+
+    async def leave(self) -> None:
+        try:
+            await self.transport.leave()
+        except RxonError as error:
+            level = logging.DEBUG if is_not_there(error) else logging.WARNING
+            log.log(level, "not signed off", extra=self._about(error))
+        else:
+            log.info("signed off", extra=self._about())
+
     def _failed(self, what: str, error: RxonError) -> None:
-        if isinstance(error, RequestRefused) and error.status == HTTPStatus.NOT_FOUND:
-            self.registered = False
-            self.resting_until = 0.0
-            self.news.set()
+        if not self.peer.registered:
+            self.registered.clear()
+            self.news.set()  # wakes whoever registers
         log.warning(what, extra=self._about(error))
 
-    def _pause_after(self, error: RxonError) -> float:
-        return _retry_after(error) or self._config.TASK_POLL_ERROR_DELAY
-
-    def _about(self, error: RxonError) -> dict[str, str]:
-        return {"orchestrator": self.orchestrator.url, "error": str(error)}
-
-
-def _worth_another_try(error: RxonError) -> bool:
-    if isinstance(error, RequestRefused):
-        return (
-            error.status == HTTPStatus.TOO_MANY_REQUESTS
-            or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        )
-    return isinstance(error, RxonNetworkError)
-
-
-def _retry_after(error: RxonError) -> float | None:
-    return error.retry_after if isinstance(error, RequestRefused) else None
+    def _about(self, error: RxonError | None = None) -> dict[str, str]:
+        about = {"orchestrator": self.peer.orchestrator.url}
+        return about if error is None else {**about, "error": str(error)}

@@ -1,24 +1,74 @@
 """Log lines of the worker: constant words, data as fields, as text or as JSON."""
 
 import logging
-from typing import Final
+import sys
+from typing import Final, TextIO
 
 import orjson
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
+_COLOURS: Final = {
+    logging.DEBUG: "\x1b[2m",
+    logging.INFO: "\x1b[32m",
+    logging.WARNING: "\x1b[33m",
+    logging.ERROR: "\x1b[31m",
+    logging.CRITICAL: "\x1b[1;31m",
+}
+_DIM: Final = "\x1b[2m"
+_PLAIN: Final = "\x1b[0m"
+_ERASE_LINE: Final = "\r\x1b[K"
 
-def setup_logging(level: str = "INFO", log_format: str = "text") -> None:
+
+def setup_logging(
+    level: str = "INFO", log_format: str = "text", *, colours: bool | None = None
+) -> None:
     """Write the lines of `avtomatika_worker` to stderr; the root logger is left alone.
 
-    `log_format` is `text` or `json`. Calling it again replaces the earlier set-up.
+    `log_format` is `text` or `json`; text is coloured on a terminal, unless `colours` says
+    otherwise. Calling it again replaces the earlier set-up.
     """
     logger = logging.getLogger("avtomatika_worker")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonLines() if log_format.lower() == "json" else _TextLines())
+    handler = LineHandler(sys.stderr)
+    coloured = sys.stderr.isatty() if colours is None else colours
+    handler.setFormatter(_JsonLines() if log_format.lower() == "json" else _TextLines(coloured))
     logger.handlers = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+
+
+def line_of_logger() -> "LineHandler | None":
+    """Where a line that is redrawn may stand: at a terminal to which only we write log lines."""
+    logger = logging.getLogger("avtomatika_worker")
+    if logger.propagate or len(logger.handlers) != 1:
+        return None
+    handler = logger.handlers[0]
+    return handler if isinstance(handler, LineHandler) and handler.stream.isatty() else None
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes log lines, and keeps below them one line that is redrawn."""
+
+    _line = ""
+
+    def emit(self, record: logging.LogRecord) -> None:  # called with the lock held
+        if self._line:
+            self.stream.write(_ERASE_LINE)
+        super().emit(record)
+        if self._line:
+            self.stream.write(self._line)
+            self.flush()
+
+    def show(self, line: str) -> None:
+        """Show `line` instead of the last one; the empty one removes it."""
+        self.acquire()
+        try:
+            if line != self._line:
+                self._line = line
+                self.stream.write(_ERASE_LINE + line)
+                self.flush()
+        finally:
+            self.release()
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -26,12 +76,18 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 class _TextLines(logging.Formatter):
-    def __init__(self) -> None:
+    def __init__(self, coloured: bool) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+        self._coloured = coloured
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        fields = (f"{key}={value}" for key, value in _fields(record).items())
-        return " ".join((super().formatMessage(record), *fields))
+        fields = " ".join(f"{key}={value}" for key, value in _fields(record).items())
+        if self._coloured:
+            colour = _COLOURS.get(record.levelno, "")
+            level = f"{colour}{record.levelname:<7}{_PLAIN}"
+            time, fields = f"{_DIM}{record.asctime}{_PLAIN}", fields and f"{_DIM}{fields}{_PLAIN}"
+            return " ".join(filter(None, (time, level, record.message, fields)))
+        return " ".join(filter(None, (super().formatMessage(record), fields)))
 
 
 class _JsonLines(logging.Formatter):

@@ -40,11 +40,12 @@ def outcome_of(returned: object) -> Outcome:
     """The outcome of a handler that returned.
 
     A dict with `status`, `data` or `error` says it all; another dict is the data of a success,
-    None a success without data, any other JSON value the `result` in the data of a success.
+    None a success without data, any other JSON value the `result` in the data of a success. A
+    dataclass, a `msgspec.Struct` and a pydantic model count as the dict they stand for.
     What JSON cannot carry is a permanent failure: it would not be better the next time.
     """
     try:
-        value: object = orjson.loads(orjson.dumps(returned))
+        value: object = orjson.loads(orjson.dumps(returned, default=_plain))
     except TypeError as error:
         kind = type(returned).__name__
         return failure(
@@ -85,6 +86,15 @@ def outcome_of_exception(error: BaseException) -> Outcome:
             return failure(ERROR_CODE_INTEGRITY_MISMATCH, text)
         case _:
             return failure(ERROR_CODE_TRANSIENT, text)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    dump = getattr(value, "model_dump", None)  # pydantic, where it is installed
+    if callable(dump):
+        return dump(mode="json")
+    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
 
 
 def _is_object(value: object) -> TypeGuard[dict[str, object]]:

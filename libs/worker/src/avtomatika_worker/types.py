@@ -1,6 +1,7 @@
 """Names for those who write handlers: error codes, exceptions and the types of hooks."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from rxon.constants import ERROR_CODE_DEPENDENCY as DEPENDENCY_ERROR
 from rxon.constants import ERROR_CODE_INTEGRITY_MISMATCH as INTEGRITY_MISMATCH_ERROR
@@ -16,6 +17,9 @@ from rxon.exceptions import ParamValidationError
 CapacityChecker = Callable[[str], bool]
 """Told a task's name, says whether there is room for one now."""
 
+Middleware = Callable[[dict[str, Any], Callable[..., Awaitable[Any]]], Awaitable[Any]]
+"""`async (context, next)`: what it returns is what the handler returned; `await next()` goes on."""
+
 __all__ = [
     "DEPENDENCY_ERROR",
     "INTEGRITY_MISMATCH_ERROR",
@@ -27,5 +31,6 @@ __all__ = [
     "TIMEOUT_ERROR",
     "TRANSIENT_ERROR",
     "CapacityChecker",
+    "Middleware",
     "ParamValidationError",
 ]

@@ -11,6 +11,7 @@ from avtomatika_worker.types import (
     TIMEOUT_ERROR,
     TRANSIENT_ERROR,
     CapacityChecker,
+    Middleware,
     ParamValidationError,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "TIMEOUT_ERROR",
     "TRANSIENT_ERROR",
     "CapacityChecker",
+    "Middleware",
     "ParamValidationError",
 ]

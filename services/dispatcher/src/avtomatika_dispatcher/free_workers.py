@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from avtomatika_common.backend.ports import Worker
+from avtomatika_common.backend.ports import Places, Worker
 from avtomatika_core.job import WorkerId
 from avtomatika_core.routing import (
     NEVER,
@@ -31,7 +31,9 @@ class _Known(msgspec.Struct, kw_only=True):
 
     document: Mapping[str, Any]
     profile: WorkerProfile
-    open_polls: int
+    incarnation: int
+    stamp: int
+    room: int
     held: int
     turns: dict[str, float]
     version: int = 0
@@ -39,7 +41,7 @@ class _Known(msgspec.Struct, kw_only=True):
     @property
     def is_free(self) -> bool:
         limit = self.profile.max_concurrent_tasks
-        return self.open_polls > 0 and (limit is None or self.held < limit)
+        return self.room > 0 and (limit is None or self.held < limit)
 
 
 class _Queue:
@@ -50,15 +52,22 @@ class _Queue:
         self.verdicts: dict[WorkerId, Unfit | None] = {}
         self.count: Counter[Unfit | None] = Counter()
         self.heap: list[tuple[tuple[float, ...], int, WorkerId]] = []
+        """Places of the free ones; those of too low a reputation stand behind all others."""
         self.is_used = True
 
 
 class FreeWorkers:
-    """`draw` gives a random number for ties; `soft_limit` is the one of strategy `overflow`."""
+    """`draw` gives a random number for ties; `soft_limit` is the one of strategy `overflow`.
 
-    def __init__(self, soft_limit: int, draw: Callable[[], float]) -> None:
+    Workers with less than `min_reputation` count only where no better one is fit.
+    """
+
+    def __init__(
+        self, soft_limit: int, draw: Callable[[], float], min_reputation: float = 0.0
+    ) -> None:
         self._soft_limit = soft_limit
         self._draw = draw
+        self._min_reputation = min_reputation
         self._known: dict[WorkerId, _Known] = {}
         self._by_type: dict[str, set[WorkerId]] = {}
         self._queues: dict[str, dict[Demand, _Queue]] = {}
@@ -96,14 +105,27 @@ class FreeWorkers:
                 before.profile.supported_tasks if before else frozenset(),
                 profile.supported_tasks,
             )
+        places = worker.places
         known = self._known[worker.worker_id] = _Known(
             document=worker.document,
             profile=profile,
-            open_polls=worker.open_polls,
-            held=worker.held,
+            incarnation=places.incarnation,
+            stamp=places.stamp,
+            room=places.room,
+            held=places.held,
             turns=dict(worker.turns),
         )
         self._requeue(known)
+
+    def update(self, worker_id: WorkerId, places: Places) -> bool:
+        """Take over what became of its places. False: it must be read, this is not the one known."""
+        known = self._known.get(worker_id)
+        if known is None or known.incarnation != places.incarnation:
+            return False
+        if known.stamp < places.stamp:
+            known.stamp, known.room, known.held = places.stamp, places.room, places.held
+            self._requeue(known)
+        return True
 
     def remove(self, worker_id: WorkerId) -> None:
         if (known := self._known.pop(worker_id, None)) is not None:
@@ -112,7 +134,7 @@ class FreeWorkers:
     def take(self, worker_id: WorkerId, task_type: str, now: float) -> None:
         """It was matched with a task."""
         known = self._known[worker_id]
-        known.open_polls -= 1
+        known.room -= 1
         known.held += 1
         known.turns[task_type] = now
         self._requeue(known)
@@ -120,16 +142,16 @@ class FreeWorkers:
     def hold_back(self, worker_id: WorkerId) -> None:
         """Ask it no more until it is read again: the store refused what looked possible."""
         if (known := self._known.get(worker_id)) is not None:
-            known.open_polls = 0
+            known.room = 0
             self._requeue(known)
 
     def best_for(self, demand: Demand) -> WorkerId | None:
         """The free worker the demand's strategy prefers."""
         queue = self._queue(demand)
         while queue.heap:
-            _, version, worker_id = queue.heap[0]
+            (is_low, *_), version, worker_id = queue.heap[0]
             if self._is_current(worker_id, version):
-                return worker_id
+                return None if is_low and queue.count[None] else worker_id
             heapq.heappop(queue.heap)
         return None
 
@@ -174,12 +196,13 @@ class FreeWorkers:
 
     def _enter(self, queue: _Queue, known: _Known) -> None:
         worker_id = known.profile.worker_id
-        verdict = unfitness(queue.demand, known.profile)
+        verdict = unfitness(queue.demand, known.profile, self._min_reputation)
         if worker_id in queue.verdicts:
             queue.count[queue.verdicts[worker_id]] -= 1
         queue.verdicts[worker_id] = verdict
         queue.count[verdict] += 1
-        if verdict is not None or not known.is_free:
+        is_low = verdict is Unfit.REPUTATION
+        if not known.is_free or not (is_low or verdict is None):
             return
         candidate = Candidate(
             profile=known.profile,
@@ -187,7 +210,7 @@ class FreeWorkers:
             last_turn=known.turns.get(queue.demand.type, NEVER),
             draw=self._age + self._draw(),  # so that nobody is unlucky for ever
         )
-        place = preference(queue.demand, candidate, self._soft_limit)
+        place = (is_low, *preference(queue.demand, candidate, self._soft_limit))
         heapq.heappush(queue.heap, (place, known.version, worker_id))
         if len(queue.heap) > 2 * len(queue.verdicts) + 64:  # mostly places that count no more
             queue.heap = [entry for entry in queue.heap if self._is_current(entry[2], entry[1])]

@@ -7,13 +7,15 @@ would only lose races: the store takes a worker's open poll once and leases a ta
 import asyncio
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from avtomatika_common.backend.ports import (
     Backend,
+    Hint,
     Lease,
     MatchAnswer,
+    Places,
     StoreUnavailable,
     WaitingTask,
 )
@@ -35,7 +37,11 @@ FEW_HEADS: Final = 32
 HEADS: Final = 64
 MOST_HEADS: Final = 512
 FEW_CHANGED: Final = 64
-"""So many workers are read one by one."""
+"""So many workers are read by name, however few there are."""
+MOST_MATCHES: Final = 512
+"""In one operation of the store."""
+EXPLAIN_SECONDS: Final = 0.2
+"""How long a task waits before somebody notes why; most are gone by then."""
 
 log = get_logger()
 
@@ -63,14 +69,17 @@ class DispatcherService:
         self._backend = backend
         self._contact = Contact(backend.clock)
         self._holder = f"{settings.instance_id}-{new_id()}"
-        self._workers = FreeWorkers(settings.soft_limit, draw)
+        self._workers = FreeWorkers(settings.soft_limit, draw, settings.min_reputation)
         self._boards: dict[int, _Board] = {}
         self._changed: set[WorkerId] = set()
+        self._places: dict[WorkerId, Places] = {}
+        self._unmatched: list[tuple[TaskId, int]] = []
         self._must_read_all = True
         self._next_full_read = -math.inf
         self._matched: dict[tuple[TaskId, int], float] = {}
         self._next_forgetting = math.inf
         self._reasons: dict[TaskId, str] = {}
+        self._next_explaining = math.inf
         self._warned: set[tuple[str, tuple[str, ...]]] = set()
         self._wake = asyncio.Event()
 
@@ -139,8 +148,18 @@ class DispatcherService:
             )
             if self._boards and (some_lost or hints):
                 self._must_read_all |= some_lost
-                self._changed.update(WorkerId(hint.value) for hint in hints)
+                for hint in hints:
+                    self._note(hint)
                 self._wake.set()
+
+    def _note(self, hint: Hint) -> None:
+        if hint.kind == "unmatched":
+            offer_number, _, task_id = hint.value.partition(":")
+            self._unmatched.append((TaskId(task_id), int(offer_number)))
+        elif hint.places is None:
+            self._changed.add(WorkerId(hint.value))
+        else:
+            self._places[WorkerId(hint.value)] = hint.places
 
     # --- matching ---------------------------------------------------------------------------------
 
@@ -170,17 +189,31 @@ class DispatcherService:
             self._mark_boards_stale()
         if now >= self._next_forgetting:
             self._forget_matches(now)
-        while self._must_read_all or self._changed or self._is_stale():
+        while self._has_news():
+            self._forget_unmatched()
             await self._read_workers()
             for partition, board in list(self._boards.items()):
                 if board.is_stale:
                     await self._read_board(partition, board)
             await self._match_heads()
         await self._explain_waiting()
-        return min(self._next_full_read, self._next_forgetting)
+        return min(self._next_full_read, self._next_forgetting, self._next_explaining)
 
-    def _is_stale(self) -> bool:
-        return any(board.is_stale for board in self._boards.values())
+    def _has_news(self) -> bool:
+        return bool(
+            self._must_read_all
+            or self._changed
+            or self._places
+            or self._unmatched
+            or any(board.is_stale for board in self._boards.values())
+        )
+
+    def _forget_unmatched(self) -> None:
+        """Promises that were not kept: these tasks can be matched again."""
+        unmatched, self._unmatched = self._unmatched, []
+        for offer in unmatched:
+            if self._matched.pop(offer, None) is not None:
+                self._mark_boards_stale()
 
     def _mark_boards_stale(self) -> None:
         for board in self._boards.values():
@@ -195,20 +228,23 @@ class DispatcherService:
         self._mark_boards_stale()
 
     async def _read_workers(self) -> None:
+        places, self._places = self._places, {}
+        for worker_id, now in places.items():
+            if not self._workers.update(worker_id, now):
+                self._changed.add(worker_id)
         changed, self._changed = self._changed, set()
         if self._must_read_all or len(changed) > max(FEW_CHANGED, len(self._workers) // 4):
             self._must_read_all = False
             self._workers.replace_all(await self._backend.workers.live())
-        else:
-            for worker_id in changed:
-                await self._read_worker(worker_id)
+        elif changed:
+            await self._read_by_name(changed)
 
-    async def _read_worker(self, worker_id: WorkerId) -> None:
-        worker = await self._backend.workers.get(worker_id)
-        if worker is None:
-            self._workers.remove(worker_id)
-        else:
+    async def _read_by_name(self, worker_ids: Collection[WorkerId]) -> None:
+        found = await self._backend.workers.get_all(worker_ids)
+        for worker in found:
             self._workers.replace(worker)
+        for worker_id in set(worker_ids) - {worker.worker_id for worker in found}:
+            self._workers.remove(worker_id)
 
     async def _read_board(self, partition: int, board: _Board) -> None:
         board.is_stale = False
@@ -227,49 +263,74 @@ class DispatcherService:
     async def _match_heads(self) -> None:
         heads = [head for board in self._boards.values() for head in board.heads]
         heads.sort(key=lambda head: -head[0].priority)
-        without_worker, matched = set[Demand](), set[Demand]()
+        while heads and (chosen := self._choose(heads)):
+            await self._match(chosen)
+            heads = [head for head in heads if _offer(head[0]) not in self._matched]
+        for board in self._boards.values():
+            left = [head for head in board.heads if _offer(head[0]) not in self._matched]
+            if board.has_more and {demand for _, demand in board.heads} != {d for _, d in left}:
+                board.is_stale = True
+            board.heads = left
+
+    def _choose(
+        self, heads: list[tuple[WaitingTask, Demand]]
+    ) -> list[tuple[WorkerId, WaitingTask]]:
+        """For each task in turn the best worker that is free by then."""
+        chosen: list[tuple[WorkerId, WaitingTask]] = []
+        without_worker = set[Demand]()
+        now = self._backend.clock.now()
         for task, demand in heads:
             if demand in without_worker:
                 continue
-            if await self._match(task, demand):
-                matched.add(demand)
-            else:
+            if (worker_id := self._workers.best_for(demand)) is None:
                 without_worker.add(demand)
-        if not matched:
-            return
-        for board in self._boards.values():
-            board.heads = [head for head in board.heads if _offer(head[0]) not in self._matched]
-            if board.has_more and not matched <= {demand for _, demand in board.heads}:
-                board.is_stale = True
+                continue
+            self._workers.take(worker_id, task.type, now)
+            chosen.append((worker_id, task))
+            if len(chosen) == MOST_MATCHES:
+                break
+        return chosen
 
-    async def _match(self, task: WaitingTask, demand: Demand) -> bool:
-        while (worker_id := self._workers.best_for(demand)) is not None:
-            answer = await self._backend.workers.match(worker_id, task)
+    async def _match(self, chosen: list[tuple[WorkerId, WaitingTask]]) -> None:
+        matched = await self._backend.workers.match(chosen)
+        now, refusing = self._backend.clock.now(), set[WorkerId]()
+        for (worker_id, task), answer in zip(chosen, matched.answers, strict=True):
             if answer is MatchAnswer.MATCHED:
-                now = self._backend.clock.now()
-                self._workers.take(worker_id, task.type, now)
                 self._matched[_offer(task)] = now
-                self._next_forgetting = min(self._next_forgetting, now + MATCH_MEMORY_SECONDS)
                 log.debug("task matched", task_id=task.task_id, worker_id=worker_id)
-                return True
-            await self._read_worker(worker_id)
-            self._workers.hold_back(worker_id)
-        return False
+            else:
+                refusing.add(worker_id)
+        self._next_forgetting = min(self._next_forgetting, now + MATCH_MEMORY_SECONDS)
+        for worker_id, places in matched.places.items():
+            if not self._workers.update(worker_id, places):
+                self._changed.add(worker_id)
+        if refusing:  # they looked free and were not
+            await self._read_by_name(refusing)
+            for worker_id in refusing:
+                self._workers.hold_back(worker_id)
 
     # --- what people are told ---------------------------------------------------------------------
 
     async def _explain_waiting(self) -> None:
-        """Note why the tasks that are left wait, one at least, the rest unless there is work."""
-        told, self._reasons = self._reasons, {}
-        has_told = False
-        for task, demand in [head for board in self._boards.values() for head in board.heads]:
-            reason = self._workers.reason(demand)
-            if told.get(task.task_id) != reason:
-                if has_told and self._wake.is_set():
-                    continue
-                await self._backend.board.explain(task, reason)
-                has_told = True
-            self._reasons[task.task_id] = reason
+        """Note why the tasks that are left wait, once they have done so for a moment."""
+        heads = [head for board in self._boards.values() for head in board.heads]
+        reasons = {task.task_id: self._workers.reason(demand) for task, demand in heads}
+        untold = [
+            task for task, _ in heads if self._reasons.get(task.task_id) != reasons[task.task_id]
+        ]
+        if not untold:
+            self._next_explaining = math.inf
+            return
+        now = self._backend.clock.now()
+        if self._next_explaining == math.inf:
+            self._next_explaining = now + EXPLAIN_SECONDS
+        if now < self._next_explaining:
+            return
+        self._next_explaining = math.inf
+        self._reasons = reasons
+        await asyncio.gather(
+            *(self._backend.board.explain(task, reasons[task.task_id]) for task in untold)
+        )
 
     def _warn_of(self, demand: Demand) -> None:
         names = demand.ignored + demand.unreadable

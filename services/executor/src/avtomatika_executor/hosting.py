@@ -59,4 +59,6 @@ def _entry_of(blueprint: StateMachineBlueprint, group: str) -> CatalogueEntry:
         api_endpoint=blueprint.api_endpoint,
         api_version=blueprint.api_version,
         dot=blueprint.render_graph(),
+        input_schema=blueprint.input_schema,
+        events=blueprint.events,
     )

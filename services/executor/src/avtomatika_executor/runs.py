@@ -26,6 +26,7 @@ from avtomatika_core.outcomes import (
     DispatchParallel,
     DispatchTask,
     RunBlueprint,
+    SentEvent,
     TransitionTo,
 )
 from avtomatika_executor.hosting import Hosting
@@ -62,7 +63,8 @@ class HandlerRuns:
             if handler.may_change_data:
                 data, packed = _changed_data(stored, context)
             action, updates = context.actions.action, context.actions.context_updates
-            _refuse_what_is_not_json(job.state, action, updates)
+            sent = context.actions.sent_events
+            _refuse_what_is_not_json(job.state, action, updates, sent)
         except (Exception, asyncio.CancelledError, SystemExit) as error:
             if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
                 raise
@@ -71,6 +73,8 @@ class HandlerRuns:
             event = await self._returned(job, action, updates, data, started_at)
         except DefinitionError as error:
             return self._raised(blueprint, job, error, started_at)
+        if sent:
+            event = msgspec.structs.replace(event, sent_events=sent)
         return Ended(event, None if updates else packed)
 
     async def _results(self, job: Job) -> dict[str, Any]:
@@ -212,8 +216,10 @@ def _changed_data(stored: Stored, context: JobContext) -> tuple[JobData | None, 
     return after, packed
 
 
-def _refuse_what_is_not_json(state: str, action: Action | None, updates: dict[str, Any]) -> None:
-    if isinstance(action, TransitionTo) and not updates:  # the plain step
+def _refuse_what_is_not_json(
+    state: str, action: Action | None, updates: dict[str, Any], sent: tuple[SentEvent, ...]
+) -> None:
+    if isinstance(action, TransitionTo) and not (updates or sent):  # the plain step
         return
     match action:
         case DispatchTask(task=task):
@@ -226,6 +232,8 @@ def _refuse_what_is_not_json(state: str, action: Action | None, updates: dict[st
             given = {}
     if updates:
         given["update_context"] = updates
+    if sent:
+        given["send_event"] = [event.payload for event in sent]
     if not given:
         return
     try:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
-from avtomatika_common import ids
+from avtomatika_common import codec, ids
 from avtomatika_common.backend.ports import (
     Backend,
     Delivery,
@@ -28,9 +28,10 @@ from avtomatika_core.events import Event, JobSetAside
 from avtomatika_core.job import JobId, JobStatus
 from avtomatika_core.machine import step
 from avtomatika_core.outcomes import Rules
+from avtomatika_executor.begun import Begun
 from avtomatika_executor.branches import settle_branch_event
 from avtomatika_executor.hosting import Hosting
-from avtomatika_executor.runs import HandlerRuns
+from avtomatika_executor.runs import Ended, HandlerRuns
 from avtomatika_executor.settings import Settings
 from avtomatika_executor.takeover import TakeOver
 from avtomatika_executor.threads import HandlerThreads
@@ -52,6 +53,22 @@ def _monotonic() -> float:
 
 
 _Place = tuple[int, str, str]
+
+
+def _unwritten(stored: Stored, first: Step) -> Stored:
+    """The job after a step that is not committed yet, as a handler's run needs it."""
+    data = first.job.data
+    is_same = data is stored.job.data
+    packed = stored.packed_data if is_same else codec.pack_data(data)
+    return msgspec.structs.replace(stored, job=first.job, packed_data=packed)
+
+
+async def _settled(committing: Awaitable[Stored | None]) -> Stored | Exception | None:
+    """What became of a commit; nobody hears of an exception of it before the handler has ended."""
+    try:
+        return await committing
+    except Exception as error:  # noqa: BLE001 - handed on to who waits for it
+        return error
 
 
 def _place_of(delivery: Delivery) -> _Place:
@@ -265,21 +282,119 @@ class ExecutorService:
             await self._hand_on(delivery, stored, event)
             return
         rules = self._hosting.rules[blueprint.name]
-        running = await self._apply(stored, event, rules, delivery)
         steps = 0
-        while running is not None and running.job.status is JobStatus.RUNNING:
+        first = self._decided(stored, event, rules)
+        if first.job is not stored.job and first.job.status is JobStatus.RUNNING:
+            steps = 1
+            running, requeue = await self._begin(
+                stored, first, event, rules, delivery, blueprint, advance
+            )
+        else:
+            running, requeue = await self._apply(stored, event, rules, delivery), False
+        while running is not None and running.job.status is JobStatus.RUNNING and not requeue:
             advance.run, advance.since = running.job.run, _monotonic()
             ended = await self._runs.run(blueprint, running)
             advance.run = None
             steps += 1
-            requeue = self._draining or (
-                steps >= self._settings.steps_per_claim and not self._room()
-            )
+            requeue = self._gives_up_claim(steps)
             running = await self._apply(
                 running, ended.event, rules, delivery, ended.packed_data, requeue=requeue
             )
-            if requeue:
-                return
+
+    def _gives_up_claim(self, steps: int) -> bool:
+        """Whether a job that runs on is queued again: we stop, or others have waited long enough."""
+        return self._draining or (steps >= self._settings.steps_per_claim and not self._room())
+
+    async def _begin(
+        self,
+        stored: Stored,
+        first: Step,
+        event: Event,
+        rules: Rules,
+        delivery: Delivery,
+        blueprint: StateMachineBlueprint,
+        advance: _Advance,
+    ) -> tuple[Stored | None, bool]:
+        """Run the first handler after `event`, which made the job run; the job after its outcome.
+
+        The handler begins before the store knows that it does. One that does not wait is done by
+        then, and both steps are one commit. While another waits, the first step is committed. Also
+        returned: whether the job was queued again.
+        """
+        started = _unwritten(stored, first)
+        begun = Begun(self._runs.run(blueprint, started))
+        if begun.result is not None:
+            ended, requeue = begun.result, self._gives_up_claim(1)
+            second = self._decided(started, ended.event, rules).after(first)
+            # What the handler did not change is what the first step left.
+            as_started = second.job.data is started.job.data
+            packed = started.packed_data if as_started else ended.packed_data
+            try:
+                committed = await self._commit(stored, second, delivery, packed, requeue)
+            except StaleJob:
+                running = await self._apply_anew(event, rules, delivery)
+            else:
+                await self._report(committed, second)
+                return committed, requeue
+        else:
+            ended, running = await self._run_beside_commit(
+                begun, stored, started, event, rules, delivery, advance
+            )
+        if running is None or running.job.run != started.job.run:
+            return running, False
+        requeue = self._gives_up_claim(1)
+        committed_later = await self._apply(
+            running, ended.event, rules, delivery, ended.packed_data, requeue=requeue
+        )
+        return committed_later, requeue
+
+    async def _apply_anew(self, event: Event, rules: Rules, delivery: Delivery) -> Stored | None:
+        """`event` on the job as it is by now."""
+        again = await self._jobs.load(delivery.job_id)
+        if again is None:
+            await self._inbox.drop(delivery)
+            return None
+        return await self._apply(again, event, rules, delivery)
+
+    async def _run_beside_commit(
+        self,
+        begun: Begun[Ended],
+        stored: Stored,
+        started: Stored,
+        event: Event,
+        rules: Rules,
+        delivery: Delivery,
+        advance: _Advance,
+    ) -> tuple[Ended, Stored | None]:
+        """Let the handler go on while the step that made it run is committed.
+
+        It is stopped where that shows that its run is not wanted.
+        """
+        task = advance.task
+        assert task is not None, "an entry is handled in a task of its own"
+        committing = self._advances.create_task(
+            _settled(self._apply(stored, event, rules, delivery))
+        )
+
+        def look(_: object) -> None:
+            running = committing.result() if not committing.cancelled() else None
+            if isinstance(running, Stored) and running.job.run == started.job.run:
+                advance.run, advance.since = running.job.run, _monotonic()
+            elif not handler_is_done:
+                advance.unwanted = True
+                task.cancel()
+
+        handler_is_done = False
+        committing.add_done_callback(look)
+        try:
+            ended = await begun
+        finally:
+            handler_is_done = True
+            running = await asyncio.shield(committing)
+            advance.run = None
+            if isinstance(running, Exception):
+                raise running
+        return ended, running
 
     def _unreadable(self) -> Event:
         return JobSetAside(at=self._clock.now(), reason="An event of the job could not be read.")
@@ -304,11 +419,7 @@ class ExecutorService:
         still wanted, the handler is not run again.
         """
         while True:
-            try:
-                result = step(stored.job, event, rules)
-            except IllegalTransition as refusal:
-                log.error("event refused", job_id=delivery.job_id, reason=str(refusal))
-                result = Step(stored.job)
+            result = self._decided(stored, event, rules)
             if result.job is stored.job:
                 return await self._dropped(delivery)
             try:
@@ -320,9 +431,21 @@ class ExecutorService:
                     return None
                 stored = again
                 continue
-            if self._on_commit is not None:
-                await self._on_commit(committed, result)
+            await self._report(committed, result)
             return committed
+
+    @staticmethod
+    def _decided(stored: Stored, event: Event, rules: Rules) -> Step:
+        """What `event` makes of the job; the same job, if nothing or if it cannot be."""
+        try:
+            return step(stored.job, event, rules)
+        except IllegalTransition as refusal:
+            log.error("event refused", job_id=stored.job.id, reason=str(refusal))
+            return Step(stored.job)
+
+    async def _report(self, committed: Stored, result: Step) -> None:
+        if self._on_commit is not None:
+            await self._on_commit(committed, result)
 
     async def _commit(
         self,

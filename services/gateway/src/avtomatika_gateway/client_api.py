@@ -1,12 +1,15 @@
 """The client's side of the door: jobs, blueprints, workers, at `/api` and `/api/<version>`."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import web
+from msgspec.structs import asdict
 
 from avtomatika_common.backend.ports import Backend, CatalogueEntry, JobNotFound
+from avtomatika_common.contracts import input_problem
 from avtomatika_common.documents import job_document
 from avtomatika_common.history import HistoryReader
 from avtomatika_common.logs import get_logger
@@ -24,7 +27,9 @@ from avtomatika_gateway.job_requests import (
 )
 from avtomatika_gateway.refusals import BadRequest, NotFound
 from avtomatika_gateway.settings import Settings
+from avtomatika_gateway.skills import skill_catalog
 from avtomatika_gateway.visibility import only_fields, short_form, visible_job
+from avtomatika_gateway.waiting import MOST_TASKS, Wait, why_waiting
 from rxon.constants import AUTH_HEADER_CLIENT
 
 ClientHandler = Callable[[web.Request, ApiClient], Awaitable[web.Response]]
@@ -62,6 +67,8 @@ class ClientApi:
         self._clock = backend.clock
         self._jobs = backend.jobs
         self._workers = backend.workers
+        self._board = backend.board
+        self._min_reputation = settings.min_reputation
         self._history = history
         self._access = access
         self._blueprints = blueprints
@@ -80,8 +87,10 @@ class ClientApi:
                     web.get(f"{prefix}/jobs/{{job_id}}", self._for_client(self._get)),
                     web.post(f"{prefix}/jobs/{{job_id}}/cancel", self._for_client(self._cancel)),
                     web.get(f"{prefix}/jobs/{{job_id}}/history", self._for_client(self._rows)),
+                    web.get(f"{prefix}/jobs/{{job_id}}/why", self._for_client(self._why)),
                     web.get(f"{prefix}/blueprints/{{name}}/graph", self._for_client(self._graph)),
                     web.get(f"{prefix}/workers", self._for_client(self._live_workers)),
+                    web.get(f"{prefix}/workers/catalog", self._for_client(self._catalog)),
                     web.get(f"{prefix}/dashboard", self._for_client(self._dashboard)),
                 ]
             )
@@ -122,9 +131,12 @@ class ClientApi:
     ) -> web.Response:
         body = await read_object(request)
         key = idempotency_key(request.headers.get("Idempotency-Key"), client, request.path, body)
+        asked = parse_job_request(body)
+        if problem := input_problem(entry.name, entry.input_schema, asked.initial_data):
+            raise BadRequest(problem)
         job = requested_job(
             id_for(key, self._partitions),
-            parse_job_request(body),
+            asked,
             entry,
             client,
             request.headers,
@@ -189,9 +201,27 @@ class ClientApi:
     async def _cancel(self, request: web.Request, client: ApiClient) -> web.Response:
         job_id = job_id_in(request)
         await visible_job(self._jobs, job_id, client)
-        await self._jobs.request_cancel(job_id, CancelRequested(at=self._clock.now()))
+        held = await self._jobs.request_cancel(job_id, CancelRequested(at=self._clock.now()))
+        told = await asyncio.gather(
+            *(self._workers.stop_task(worker_id, task_id, job_id) for worker_id, task_id in held)
+        )
         log.info("cancel requested", job_id=job_id, client=client.name)
-        return json_response({"status": "cancellation_request_accepted"})
+        outcome = "sent" if any(told) else "accepted"
+        return json_response({"status": f"cancellation_request_{outcome}"})
+
+    async def _why(self, request: web.Request, client: ApiClient) -> web.Response:
+        job_id = job_id_in(request)
+        view = await self._jobs.view(job_id)
+        if view is None:
+            status = (await self._remembered(job_id, client))["status"]
+            return json_response({"status": status, **asdict(Wait()), "tasks": []})
+        if not client.may_see(view.job.origin.client.name):
+            raise JobNotFound
+        tasks = await self._board.waiting(job_id, MOST_TASKS)
+        workers = await self._workers.live() if tasks else []
+        # Many workers beside many shapes of tasks take a while to compare.
+        answer = await asyncio.to_thread(why_waiting, view, tasks, workers, self._min_reputation)
+        return json_response(answer)
 
     async def _quarantined(self, _request: web.Request, client: ApiClient) -> web.Response:
         return json_response(await self._jobs.quarantined(client.scope))
@@ -218,6 +248,9 @@ class ClientApi:
                 for document in documents
             ]
         return json_response(documents)
+
+    async def _catalog(self, _request: web.Request, _client: ApiClient) -> web.Response:
+        return json_response(skill_catalog(await self._workers.live()))
 
     async def _dashboard(self, _request: web.Request, client: ApiClient) -> web.Response:
         counted = await self._jobs.count_by_status(client.scope)

@@ -16,7 +16,13 @@ from avtomatika_common.backend.ports import (
 )
 from avtomatika_common.logs import get_logger
 from avtomatika_gateway.bodies import json_response
-from avtomatika_gateway.refusals import BadRequest, Forbidden, NotFound, Unauthenticated
+from avtomatika_gateway.refusals import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NotFound,
+    Unauthenticated,
+)
 from rxon.exceptions import BadMessage
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -36,6 +42,7 @@ _ANSWERS: Final[dict[type[Exception], _Answer]] = {
     Unauthenticated: _Answer(401),
     Forbidden: _Answer(403),
     NotFound: _Answer(404),
+    Conflict: _Answer(409),
     JobNotFound: _Answer(404, "Job not found"),
     JobIsTerminal: _Answer(
         409, "Job is not in a state that can be cancelled (already {error.status})."
@@ -67,6 +74,14 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
             raise  # the connection dropped: there is nobody to answer
         log.exception("unexpected fault", method=request.method, path=request.path)
         return json_response({"error": "Internal server error"}, 500)
+
+
+def status_and_text(error: Exception) -> tuple[int, str] | None:
+    """How a request that raises this is answered; None: it is not to be expected."""
+    for kind in type(error).__mro__:
+        if (answer := _ANSWERS.get(kind)) is not None:
+            return answer.status, answer.text.format(error=error)
+    return None
 
 
 def _answer(error: Exception) -> web.Response:

@@ -15,5 +15,9 @@ class Forbidden(AvtomatikaError):
     """Whoever is asking may not do this."""
 
 
+class Conflict(AvtomatikaError):
+    """It came too late: what it is about has changed meanwhile; the text says how."""
+
+
 class NotFound(AvtomatikaError):
     """There is no such thing, or it is not for the one who asks."""

@@ -16,10 +16,17 @@ from avtomatika_gateway.approvals import Approvals
 from avtomatika_gateway.blueprints import Blueprints
 from avtomatika_gateway.bodies import json_response
 from avtomatika_gateway.client_api import ClientApi
+from avtomatika_gateway.deliveries import Deliveries
 from avtomatika_gateway.http_errors import answer_errors
+from avtomatika_gateway.mail import read_mail
 from avtomatika_gateway.polls import Polls
 from avtomatika_gateway.settings import Settings
+from avtomatika_gateway.skills import SkillContracts
+from avtomatika_gateway.sockets import Sockets
 from avtomatika_gateway.worker_api import WorkerApi
+from avtomatika_gateway.worker_events import OnWorkerEvent, WorkerEvents
+from avtomatika_gateway.worker_operations import WorkerOperations
+from avtomatika_gateway.worker_sockets import WorkerSockets
 
 log = get_logger()
 
@@ -40,6 +47,7 @@ class GatewayService:
         history: HistoryReader | None = None,
         ssl_context: ssl.SSLContext | None = None,
         app: web.Application | None = None,
+        on_worker_event: OnWorkerEvent | None = None,
     ) -> None:
         self.instance_id = settings.instance_id
         self._settings = settings
@@ -48,10 +56,24 @@ class GatewayService:
         self._port: int | None = None
         base = f"/{settings.client_api_prefix}" if settings.client_api_prefix else ""
         access = Access(settings.client_token_digest, settings.worker_token_digest)
-        self._polls = Polls(settings, backend)
+        self._deliveries = Deliveries(backend.board)
+        contracts = SkillContracts(backend.workers, backend.clock)
+        self._polls = Polls(settings, backend, self._deliveries, contracts)
+        self._sockets = Sockets(settings, backend)
+        self._operations = WorkerOperations(
+            settings, backend, self._polls, self._deliveries, contracts
+        )
         self._blueprints = Blueprints(backend.catalogue, base)
         self._base = base
-        self._worker_api = WorkerApi(settings, backend, access, self._polls)
+        self._worker_events = WorkerEvents(
+            settings, backend, self._blueprints, contracts, on_worker_event
+        )
+        self._worker_api = WorkerApi(
+            backend, access, self._operations, self._deliveries, self._worker_events
+        )
+        self._worker_sockets = WorkerSockets(
+            settings, backend, self._worker_api, self._operations, self._sockets
+        )
         self._approvals = Approvals(settings, backend, access)
         self._client_api = ClientApi(settings, backend, history, access, self._blueprints)
         self._has_routes = False
@@ -65,6 +87,7 @@ class GatewayService:
         self.app.middlewares.append(answer_errors)
         self.app.router.add_get("/_public/status", _status)
         self._worker_api.add_to(self.app)
+        self._worker_sockets.add_to(self.app)
         self._approvals.add_to(self.app)
         self._client_api.add_quarantine_list(self.app)
         if self._settings.enable_client_api:
@@ -91,24 +114,35 @@ class GatewayService:
             self._backend.liveness.keep(settings.instance_id),
             asyncio.TaskGroup() as tasks,
         ):
-            mail = tasks.create_task(self._polls.serve(tasks), name="gateway mail")
-            catalogue = tasks.create_task(self._blueprints.follow(), name="gateway catalogue")
+            self._polls.open(tasks)
+            self._worker_events.serve(tasks)
+            background = [
+                tasks.create_task(self._read_mail(), name="gateway mail"),
+                tasks.create_task(self._deliveries.serve(tasks), name="gateway deliveries"),
+                tasks.create_task(self._sockets.serve(tasks), name="gateway sockets"),
+                tasks.create_task(self._blueprints.follow(), name="gateway catalogue"),
+            ]
             try:
                 await self._listen(runner)
                 ready.set()
                 await stop.wait()
                 self._polls.close()
+                await self._worker_sockets.close()
             finally:
                 await runner.cleanup()
                 self._port = None
-                mail.cancel()
-                catalogue.cancel()
+                await self._worker_events.drain()
+                for task in background:
+                    task.cancel()
+
+    async def _read_mail(self) -> None:
+        await read_mail(self.instance_id, self._backend.mailbox, self._polls, self._sockets)
 
     async def _listen(self, runner: web.AppRunner) -> None:
         settings = self._settings
         await runner.setup()
         assert runner.server is not None
-        _report_resets(runner.server, self._polls.connection_reset)
+        _report_resets(runner.server, self._deliveries.connection_reset)
         site = web.TCPSite(runner, settings.host, settings.port, ssl_context=self._ssl_context)
         try:
             await site.start()

@@ -26,6 +26,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     poll_timeout_seconds: float
     registration_ttl_seconds: float
     shutdown_timeout_seconds: float
+    min_reputation: float
+    """As the dispatcher's, to explain what it does."""
+    strict_event_validation: bool
     client_token_digest: bytes
     worker_token_digest: bytes
     default_secrets: tuple[str, ...] = ()
@@ -45,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             poll_timeout_seconds=config.WORKER_POLL_TIMEOUT_SECONDS,
             registration_ttl_seconds=2 * config.WORKER_HEALTH_CHECK_INTERVAL_SECONDS,
             shutdown_timeout_seconds=config.SHUTDOWN_TIMEOUT_SECONDS,
+            min_reputation=config.REPUTATION_MIN_THRESHOLD,
+            strict_event_validation=config.STRICT_EVENT_VALIDATION,
             client_token_digest=digest(config.CLIENT_TOKEN),
             worker_token_digest=digest(config.GLOBAL_WORKER_TOKEN),
             default_secrets=tuple(

@@ -1,24 +1,31 @@
-"""The worker's side of the door: `/_worker`."""
+"""The worker's side of the door: `/_worker` over HTTP."""
 
 import asyncio
 import select
+from collections.abc import Sequence
 from typing import Final
 
 from aiohttp import web
 
 import rxon
-from avtomatika_common.backend.ports import Backend, LeasedTask
-from avtomatika_core.job import TaskId, WorkerId
-from avtomatika_gateway import worker_operations as operations
+from avtomatika_common.backend.ports import Backend, JobNotFound, LeasedTask
+from avtomatika_core.errors import AvtomatikaError
+from avtomatika_core.job import WorkerId
 from avtomatika_gateway.access import Access
 from avtomatika_gateway.bodies import json_response, parse_job_id, read_message
-from avtomatika_gateway.polls import Polls
-from avtomatika_gateway.refusals import Forbidden
-from avtomatika_gateway.settings import Settings
+from avtomatika_gateway.deliveries import Deliveries
+from avtomatika_gateway.http_errors import status_and_text
+from avtomatika_gateway.refusals import BadRequest, Forbidden
+from avtomatika_gateway.worker_events import WorkerEvents
+from avtomatika_gateway.worker_operations import WorkerOperations, payload_of, task_of
+from rxon import BatchedResultAnswer, ProgressUpdatePayload, TaskBatch, TaskResult
 from rxon.constants import (
     AUTH_HEADER_WORKER,
     ENDPOINT_TASK_NEXT,
+    ENDPOINT_TASK_PROGRESS,
     ENDPOINT_TASK_RESULT,
+    ENDPOINT_TASK_RESULTS,
+    ENDPOINT_WORKER_EVENTS,
     ENDPOINT_WORKER_HEARTBEAT,
     ENDPOINT_WORKER_REGISTER,
     PROTOCOL_VERSION,
@@ -26,7 +33,7 @@ from rxon.constants import (
     STS_TOKEN_ENDPOINT,
     WORKER_API_PREFIX,
 )
-from rxon.exceptions import MissingWorkerId
+from rxon.exceptions import BadMessage, MissingWorkerId
 
 WORKER_ID_HEADER: Final = "X-Worker-ID"
 _TRACING_HEADERS: Final = ("traceparent", "tracestate")
@@ -36,29 +43,41 @@ _PEER_HAS_LEFT: Final = getattr(select, "POLLRDHUP", 0)
 
 
 class WorkerApi:
-    def __init__(self, settings: Settings, backend: Backend, access: Access, polls: Polls) -> None:
-        self._ttl_seconds = settings.registration_ttl_seconds
+    def __init__(
+        self,
+        backend: Backend,
+        access: Access,
+        operations: WorkerOperations,
+        deliveries: Deliveries,
+        events: WorkerEvents,
+    ) -> None:
         self._clock = backend.clock
-        self._workers = backend.workers
-        self._board = backend.board
         self._access = access
-        self._polls = polls
+        self._operations = operations
+        self._deliveries = deliveries
+        self._events = events
 
     def add_to(self, app: web.Application) -> None:
-        heartbeat_path = WORKER_API_PREFIX + ENDPOINT_WORKER_HEARTBEAT
+        worker = WORKER_API_PREFIX + ENDPOINT_WORKER_HEARTBEAT
         app.add_routes(
             [
                 web.post(WORKER_API_PREFIX + ENDPOINT_WORKER_REGISTER, self._register),
                 web.get(WORKER_API_PREFIX + ENDPOINT_TASK_NEXT, self._next_task, allow_head=False),
-                web.patch(heartbeat_path, self._heartbeat),
-                web.patch(f"{heartbeat_path}/status", self._heartbeat),
+                web.patch(worker, self._heartbeat),
+                web.patch(f"{worker}/status", self._heartbeat),
+                web.delete(worker, self._leave),
                 web.post(WORKER_API_PREFIX + ENDPOINT_TASK_RESULT, self._result),
+                web.post(WORKER_API_PREFIX + ENDPOINT_TASK_RESULTS, self._results),
+                web.post(WORKER_API_PREFIX + ENDPOINT_TASK_PROGRESS, self._progress),
+                web.post(WORKER_API_PREFIX + ENDPOINT_WORKER_EVENTS, self._event),
                 web.post(WORKER_API_PREFIX + STS_TOKEN_ENDPOINT, self._token),
             ]
         )
         app.on_response_prepare.append(_add_version)
 
-    async def _sender(self, request: web.Request, hint: object) -> WorkerId | None:
+    # --- who sends
+
+    async def sender(self, request: web.Request, hint: object) -> WorkerId | None:
         """The authenticated worker; `hint` is the id it gave where the header does not count."""
         named = hint if isinstance(hint, str) and hint else request.headers.get(WORKER_ID_HEADER)
         worker_id = await self._access.worker(request.headers.get(AUTH_HEADER_WORKER), named)
@@ -67,76 +86,161 @@ class WorkerApi:
         return worker_id
 
     async def _sender_in_path(self, request: web.Request) -> WorkerId:
-        worker_id = await self._sender(request, request.match_info["worker_id"])
+        worker_id = await self.sender(request, request.match_info["worker_id"])
         assert worker_id is not None, "the path names a worker"
         return worker_id
 
-    async def _register(self, request: web.Request) -> web.Response:
-        document = await read_message(request)
-        sender = await self._sender(request, document.get("worker_id"))
-        registration = rxon.parse_registration(document)
-        assert sender == registration.worker_id
-        answer = await operations.register(
-            self._workers,
-            registration,
-            document,
-            self._ttl_seconds,
-            request.headers.get(PROTOCOL_VERSION_HEADER),
-        )
-        return json_response(answer)
+    async def _named_sender(self, request: web.Request, named: object) -> WorkerId | None:
+        """Of a message that names its sender, or not. The header says who sends where there is
+        one; the body may then name another worker."""
+        return await self.sender(request, request.headers.get(WORKER_ID_HEADER) or named)
 
-    async def _heartbeat(self, request: web.Request) -> web.Response:
-        worker_id = await self._sender_in_path(request)
-        changes = await read_message(request) if await request.read() else None
-        named: list[TaskId] = []
-        if changes:
-            heartbeat = rxon.parse_heartbeat(changes, worker_id=worker_id)
-            named = [TaskId(task_id) for task_id in heartbeat.current_tasks or ()]
-        answer = await operations.heartbeat(
-            self._workers, self._board, worker_id, changes or None, named, self._ttl_seconds
-        )
-        return json_response(answer)
-
-    async def _result(self, request: web.Request) -> web.Response:
-        document = await read_message(request)
-        # The header, where there is one, says who sends; the body may then name another worker.
-        named = request.headers.get(WORKER_ID_HEADER) or document.get("worker_id")
-        sender = await self._sender(request, named)
-        result = rxon.parse_result(document, sender=sender)
+    async def _sender_of(self, request: web.Request, named: object) -> WorkerId:
+        """Of a message that must have a sender."""
+        sender = await self._named_sender(request, named)
         if sender is None:
             raise MissingWorkerId
-        job_id = parse_job_id(result.job_id)
+        return sender
+
+    # --- the worker itself
+
+    async def _register(self, request: web.Request) -> web.Response:
+        document = await read_message(request)
+        sender = await self.sender(request, document.get("worker_id"))
+        registration = rxon.parse_registration(document)
+        assert sender == registration.worker_id
+        protocol = request.headers.get(PROTOCOL_VERSION_HEADER)
+        return json_response(await self._operations.register(registration, document, protocol))
+
+    async def _heartbeat(self, request: web.Request) -> web.Response:
+        began_at = self._clock.now()
+        worker_id = await self._sender_in_path(request)
+        changes = await read_message(request) if await request.read() else {}
+        heartbeat = rxon.parse_heartbeat(changes, worker_id=worker_id) if changes else None
         return json_response(
-            await operations.submit_result(self._board, self._clock, sender, result, job_id)
+            await self._operations.heartbeat(worker_id, heartbeat, changes, began_at=began_at)
         )
 
+    async def _event(self, request: web.Request) -> web.Response:
+        document = await read_message(request)
+        sender = await self._sender_of(request, document.get("worker_id"))
+        event = rxon.parse_event(document, sender=sender)
+        return json_response(await self._events.accept(sender, event))
+
+    async def _leave(self, request: web.Request) -> web.Response:
+        worker_id = await self._sender_in_path(request)
+        return json_response(await self._operations.leave(worker_id))
+
     async def _token(self, request: web.Request) -> web.Response:
-        await self._sender(request, None)
+        await self.sender(request, None)
         raise Forbidden("Unauthorized: mTLS certificate required to issue access token.")
+
+    # --- its tasks
 
     async def _next_task(self, request: web.Request) -> web.StreamResponse:
         worker_id = await self._sender_in_path(request)
-        task = await self._polls.wait(worker_id)
-        if task is None:
+        most = _most(request.query.get("max"))
+        tasks = await self._operations.poll(worker_id, most or 1)
+        if not tasks:
             return web.Response(status=204)
+        response = _plain(tasks[0]) if most is None else _batch(tasks)
+        return await self._hand_out(request, response, tasks, worker_id)
+
+    async def _hand_out(
+        self,
+        request: web.Request,
+        response: web.Response,
+        tasks: Sequence[LeasedTask],
+        worker_id: WorkerId,
+    ) -> web.StreamResponse:
+        """Write the answer with these tasks; what could not be written goes back to the board."""
         if _has_left(request):
-            self._polls.undelivered(task, worker_id)
+            for task in tasks:
+                self._deliveries.put_back(task, worker_id)
             return web.Response(status=204)
-        response = _task_response(task)
         try:
             await response.prepare(request)
             await response.write_eof()
         except (ConnectionError, asyncio.CancelledError):
-            self._polls.undelivered(task, worker_id)
+            for task in tasks:
+                self._deliveries.put_back(task, worker_id)
             raise
-        self._polls.delivered(task, worker_id, request.protocol)
+        for task in tasks:
+            self._deliveries.written(task, worker_id, request.protocol)
         return response
 
+    async def _result(self, request: web.Request) -> web.Response:
+        document = await read_message(request)
+        sender = await self._sender_of(request, document.get("worker_id"))
+        result = rxon.parse_result(document, sender=sender)
+        job_id = parse_job_id(result.job_id)
+        return json_response(await self._operations.submit_result(sender, result, job_id))
 
-def _task_response(task: LeasedTask) -> web.Response:
+    async def _results(self, request: web.Request) -> web.StreamResponse:
+        document = await read_message(request)
+        batch = rxon.parse_result_batch(document)
+        sender = await self._sender_of(request, batch.worker_id)
+        answers = await asyncio.gather(*(self._judge(sender, one) for one in batch.results))
+        tasks = await self._operations.ready_tasks(sender, batch.most) if batch.most else ()
+        response = json_response({"answers": answers, "tasks": [task_of(task) for task in tasks]})
+        if not tasks:
+            return response
+        return await self._hand_out(request, response, tasks, sender)
+
+    async def _judge(
+        self, sender: WorkerId, document: object
+    ) -> rxon.ResultAnswer | BatchedResultAnswer:
+        """What a request of its own would have been answered."""
+        try:
+            result: TaskResult = rxon.parse_result(rxon.as_object(document), sender=sender)
+            return await self._operations.submit_result(sender, result, parse_job_id(result.job_id))
+        except (BadMessage, BadRequest, Forbidden, JobNotFound) as error:
+            return BatchedResultAnswer(error=_text_of(error))
+
+    async def _progress(self, request: web.Request) -> web.Response:
+        document = await read_message(request)
+        sender = await self._named_sender(request, document.get("worker_id"))
+        progress: ProgressUpdatePayload = rxon.parse_progress(document)
+        job_id = parse_job_id(progress.job_id)
+        if sender is None:  # the message has no field for it: it is the holder's
+            sender = await self._operations.holder_of(progress, job_id)
+        answer, to_stop = await asyncio.gather(
+            self._operations.report_progress(sender, progress, job_id),
+            self._operations.tasks_to_stop(sender),
+        )
+        return json_response(
+            rxon.ProgressAnswer(
+                status=answer.status,
+                reason=answer.reason,
+                message=answer.message,
+                cancel_task_ids=tuple(to_stop),
+            )
+        )
+
+
+def _text_of(error: AvtomatikaError | BadMessage) -> str:
+    known = status_and_text(error)
+    assert known is not None, "every refusal has its answer"
+    return known[1]
+
+
+def _most(text: str | None) -> int | None:
+    """How many tasks a poll asks for; None: it does not say. Raises BadRequest."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise BadRequest("max must be a whole number from 1")
+    return int(text)
+
+
+def _plain(task: LeasedTask) -> web.Response:
     traced = task.tracing_context
     headers = {name: traced[name] for name in _TRACING_HEADERS if name in traced}
-    return json_response(operations.payload_of(task), headers=headers)
+    return json_response(payload_of(task), headers=headers)
+
+
+def _batch(tasks: Sequence[LeasedTask]) -> web.Response:
+    return json_response(TaskBatch(tasks=tuple(task_of(task) for task in tasks)))
 
 
 def _has_left(request: web.Request) -> bool:

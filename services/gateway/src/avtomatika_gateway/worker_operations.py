@@ -1,4 +1,7 @@
-"""What a worker may do, apart from HTTP: one function on wire messages for each operation."""
+"""What a worker may do, apart from HTTP: one method on wire messages for each operation.
+
+Every transport calls these with the worker it has authenticated, so all of them behave the same.
+"""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -6,20 +9,33 @@ from typing import Any, Final
 
 import msgspec
 
+import rxon
 from avtomatika_common.backend.ports import (
+    Backend,
     JobNotFound,
     LeasedTask,
+    Progress,
     ResultAnswer,
-    TaskBoard,
-    WorkerDirectory,
 )
-from avtomatika_common.clock import Clock
 from avtomatika_common.ids import new_id
 from avtomatika_common.logs import get_logger
 from avtomatika_core.events import TaskCancelled, TaskEvent, TaskFailed, TaskSucceeded
 from avtomatika_core.job import JobId, TaskId, WorkerId
+from avtomatika_gateway.deliveries import Deliveries
+from avtomatika_gateway.polls import Polls
 from avtomatika_gateway.refusals import BadRequest, Forbidden, NotFound
-from rxon import TaskError, TaskPayload, TaskResult, WorkerRegistration
+from avtomatika_gateway.settings import Settings
+from avtomatika_gateway.skills import SkillContracts, contracts_of
+from rxon import (
+    Heartbeat,
+    ProgressUpdatePayload,
+    Task,
+    TaskError,
+    TaskPayload,
+    TaskResult,
+    WorkerRegistration,
+)
+from rxon import ResultAnswer as WireAnswer
 from rxon.constants import (
     ERROR_CODE_TRANSIENT,
     PROTOCOL_VERSION,
@@ -27,8 +43,14 @@ from rxon.constants import (
     TASK_STATUS_FAILURE,
 )
 
+READY_SECONDS: Final = 0.05
+"""How long a poll waits that is not to wait: so long a task that is ready may be on its way."""
+MOST_TASKS: Final = 512
+"""At once, whatever a worker asks for."""
+
 log = get_logger()
 
+_OK: Final = WireAnswer(status="ok")
 _IGNORED: Final[Mapping[ResultAnswer, str]] = {
     ResultAnswer.STALE_TASK: "The task is neither the job's current task nor an open branch.",
     ResultAnswer.WORKER_MISMATCH: "The task is not held by this worker.",
@@ -38,32 +60,220 @@ _IGNORED: Final[Mapping[ResultAnswer, str]] = {
 }
 
 
-async def register(
-    workers: WorkerDirectory,
-    registration: WorkerRegistration,
-    document: Mapping[str, Any],
-    ttl_seconds: float,
-    worker_protocol: str | None,
-) -> dict[str, str]:
-    """Take the worker in as it describes itself; `document` is the whole of it, as it was sent."""
-    worker_id = WorkerId(registration.worker_id)
-    described = {"status": "idle", **document, "reputation": 1.0}
-    registered = await workers.register(worker_id, described, ttl_seconds)
-    if registered.replaced is not None:
+class WorkerOperations:
+    def __init__(
+        self,
+        settings: Settings,
+        backend: Backend,
+        polls: Polls,
+        deliveries: Deliveries,
+        contracts: SkillContracts,
+    ) -> None:
+        self._ttl_seconds = settings.registration_ttl_seconds
+        self._clock = backend.clock
+        self._workers = backend.workers
+        self._board = backend.board
+        self._polls = polls
+        self._deliveries = deliveries
+        self._contracts = contracts
+
+    # --- registration
+
+    async def register(
+        self,
+        registration: WorkerRegistration,
+        document: Mapping[str, Any],
+        protocol: str | None,
+    ) -> dict[str, str]:
+        """Take the worker in as it describes itself; `document` is the whole of it, as it was sent.
+
+        `protocol`: the version it speaks, if it says so. Raises BadRequest: a skill's contract
+        cannot be used.
+        """
+        worker_id = WorkerId(registration.worker_id)
+        promised = contracts_of(document)
+        described = {"status": "idle", **rxon.with_supported_tasks(document), "reputation": 1.0}
+        registered = await self._workers.register(worker_id, described, self._ttl_seconds)
+        self._contracts.remember(worker_id, registered.incarnation, promised)
+        if registered.replaced is not None:
+            log.warning(
+                "worker registered over a live one",
+                worker_id=worker_id,
+                host=registration.capabilities.hostname,
+                earlier_host=_host_of(registered.replaced),
+            )
+        else:
+            log.info("worker registered", worker_id=worker_id, tasks=registration.supported_tasks)
+        answer = {"status": "registered", "version": PROTOCOL_VERSION}
+        if protocol not in (None, PROTOCOL_VERSION):
+            answer["warning"] = (
+                f"The worker speaks protocol {protocol}, the orchestrator {PROTOCOL_VERSION}."
+            )
+        return answer
+
+    async def heartbeat(
+        self,
+        worker_id: WorkerId,
+        heartbeat: Heartbeat | None,
+        changes: Mapping[str, Any],
+        *,
+        began_at: float,
+    ) -> dict[str, Any]:
+        """Renew the registration, with news or without. Raises NotFound, and as `register`.
+
+        `changes` is the whole heartbeat as it was sent. Where it lists its current tasks it has
+        those and no others of what was handed out before it began (Unix seconds).
+        """
+        if has_skills := "supported_skills" in changes:
+            contracts_of(changes)
+        told = rxon.with_supported_tasks(changes)
+        kept = {k: v for k, v in told.items() if k not in ("worker_id", "reputation")}
+        beat = await self._workers.beat(worker_id, kept or None, self._ttl_seconds)
+        if beat is None:
+            raise NotFound("Worker not found")
+        if has_skills:
+            self._contracts.forget(worker_id)
+        if heartbeat is not None and isinstance(heartbeat.current_tasks, tuple) and beat.held:
+            await self._reconcile(worker_id, heartbeat.current_tasks, began_at)
+        answer: dict[str, Any] = dict(beat.document) if changes else {"status": "ttl_refreshed"}
+        if beat.cancel_task_ids:
+            answer["cancel_task_ids"] = list(beat.cancel_task_ids)
+        return answer
+
+    async def _reconcile(
+        self, worker_id: WorkerId, current_tasks: Sequence[str], began_at: float
+    ) -> None:
+        named = [TaskId(task_id) for task_id in current_tasks]
+        returned = await self._board.report_held(
+            worker_id, named, began_at=began_at, report=new_id()
+        )
+        if returned:
+            log.warning("tasks never arrived, offered again", worker_id=worker_id, count=returned)
+
+    async def leave(self, worker_id: WorkerId) -> dict[str, str]:
+        """The worker signs off; what it holds is offered to others. Raises NotFound."""
+        if not await self._workers.leave(worker_id):
+            raise NotFound("Worker not found")
+        log.info("worker left", worker_id=worker_id)
+        return {"status": "unregistered"}
+
+    # --- tasks
+
+    async def poll(self, worker_id: WorkerId, most: int = 1) -> Sequence[LeasedTask]:
+        """Up to `most` tasks, waiting for the first; none if none came. Raises NotFound.
+
+        Each task must be told to `Deliveries`.
+        """
+        return await self._polls.wait(worker_id, room=min(most, MOST_TASKS))
+
+    async def ready_tasks(self, worker_id: WorkerId, most: int) -> Sequence[LeasedTask]:
+        """As `poll`, of those that are ready; none for a worker that is not registered."""
+        try:
+            return await self._polls.wait(
+                worker_id, room=min(most, MOST_TASKS), seconds=READY_SECONDS
+            )
+        except NotFound:
+            return ()
+
+    async def submit_result(
+        self, sender: WorkerId, result: TaskResult, job_id: JobId
+    ) -> WireAnswer:
+        """Judge a result and say what became of it. Raises Forbidden, BadRequest, JobNotFound.
+
+        One that its worker's contract does not promise counts as a failure.
+        """
+        if result.worker_id != sender:
+            raise Forbidden(
+                f"Forbidden: Authenticated worker '{sender}' cannot submit results"
+                f" for another worker '{result.worker_id}'."
+            )
+        event = event_of(result, self._clock.now())
+        if isinstance(event, TaskSucceeded):
+            event = await self._as_promised(sender, job_id, event)
+        answer = await self._board.end_lease(job_id, sender, event)
+        self._deliveries.settled(result.task_id)
+        if answer is ResultAnswer.APPLIED:
+            log.debug(
+                "result taken",
+                status=result.status,
+                job_id=job_id,
+                task_id=result.task_id,
+                worker_id=sender,
+            )
+        return _judged(answer, "result ignored", sender, TaskId(result.task_id), job_id)
+
+    async def _as_promised(
+        self, sender: WorkerId, job_id: JobId, event: TaskSucceeded
+    ) -> TaskSucceeded | TaskFailed:
+        """The result, or the failure it is by the contract of its skill."""
+        if not await self._contracts.of(sender):
+            return event
+        task_type = await self._board.type_of(event.task_id, job_id)
+        if task_type is None:
+            return event
+        violation = await self._contracts.violated_by_result(
+            task_type, event.task_id, sender, event.status, event.data
+        )
+        if violation is None:
+            return event
         log.warning(
-            "worker registered over a live one",
-            worker_id=worker_id,
-            host=registration.capabilities.hostname,
-            earlier_host=_host_of(registered.replaced),
+            "result violates its contract", job_id=job_id, task_id=event.task_id, worker_id=sender
         )
-    else:
-        log.info("worker registered", worker_id=worker_id, tasks=registration.supported_tasks)
-    answer = {"status": "registered", "version": PROTOCOL_VERSION}
-    if worker_protocol not in (None, PROTOCOL_VERSION):
-        answer["warning"] = (
-            f"The worker speaks protocol {worker_protocol}, the orchestrator {PROTOCOL_VERSION}."
+        return violation
+
+    # --- progress
+
+    async def report_progress(
+        self, sender: WorkerId, progress: ProgressUpdatePayload, job_id: JobId
+    ) -> WireAnswer:
+        """Show how far a task is, and keep its checkpoint. Raises JobNotFound.
+
+        Judged as a result is: ignored unless the sender holds the task.
+        """
+        task_id = TaskId(progress.task_id)
+        entry = Progress(
+            progress=min(1.0, max(0.0, progress.progress)),
+            message=progress.message or "",
+            at=self._clock.now(),
+            task_id=task_id,
         )
-    return answer
+        checkpoint = (
+            None if isinstance(progress.checkpoint, msgspec.UnsetType) else progress.checkpoint
+        )
+        answer = await self._board.record_progress(task_id, job_id, sender, entry, checkpoint)
+        return _judged(answer, "progress ignored", sender, task_id, job_id)
+
+    async def holder_of(self, progress: ProgressUpdatePayload, job_id: JobId) -> WorkerId:
+        """Whose progress it is where the sender did not say; nobody's: a worker without a name."""
+        holder = await self._board.holder(job_id, TaskId(progress.task_id))
+        return WorkerId("") if holder is None else holder
+
+    async def tasks_to_stop(self, worker_id: WorkerId) -> Sequence[TaskId]:
+        """Tasks of this worker that nobody wants any more."""
+        return await self._workers.to_stop(worker_id)
+
+
+def _judged(
+    answer: ResultAnswer, ignored: str, sender: WorkerId, task_id: TaskId, job_id: JobId
+) -> WireAnswer:
+    match answer:
+        case ResultAnswer.APPLIED:
+            return _OK
+        case ResultAnswer.JOB_NOT_FOUND:
+            raise JobNotFound
+        case _:
+            log.info(ignored, reason=answer.value, job_id=job_id, task_id=task_id, worker_id=sender)
+            return WireAnswer(status="ignored", reason=answer.value, message=_IGNORED[answer])
+
+
+def payload_of(task: LeasedTask) -> TaskPayload:
+    """The task as a plain poll gets it: exactly six keys."""
+    return msgspec.convert(task, TaskPayload, from_attributes=True)
+
+
+def task_of(task: LeasedTask) -> Task:
+    """The task as a poll for several gets it."""
+    return msgspec.convert(task, Task, from_attributes=True)
 
 
 def _host_of(document: Mapping[str, Any]) -> object:
@@ -72,59 +282,6 @@ def _host_of(document: Mapping[str, Any]) -> object:
             return hostname
         case _:
             return None
-
-
-async def heartbeat(
-    workers: WorkerDirectory,
-    board: TaskBoard,
-    worker_id: WorkerId,
-    changes: Mapping[str, Any] | None,
-    current_tasks: Sequence[TaskId],
-    ttl_seconds: float,
-) -> dict[str, Any]:
-    """Renew the registration, with news or without. Raises NotFound.
-
-    A task the worker names it has, even where the answer that brought it was not confirmed.
-    """
-    kept = None if changes is None else _without(changes, "worker_id", "reputation")
-    beat = await workers.beat(worker_id, kept, ttl_seconds)
-    if beat is None:
-        raise NotFound("Worker not found")
-    document, to_stop = beat
-    if current_tasks:
-        await board.confirm_held(worker_id, current_tasks)
-    answer = {"status": "ttl_refreshed"} if changes is None else dict(document)
-    return {**answer, "cancel_task_ids": list(to_stop)} if to_stop else answer
-
-
-def _without(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in document.items() if key not in keys}
-
-
-def payload_of(task: LeasedTask) -> TaskPayload:
-    return msgspec.convert(task, TaskPayload, from_attributes=True)
-
-
-async def submit_result(
-    board: TaskBoard, clock: Clock, sender: WorkerId, result: TaskResult, job_id: JobId
-) -> dict[str, str]:
-    """Judge a result and say what became of it. Raises Forbidden, BadRequest, JobNotFound."""
-    if result.worker_id != sender:
-        raise Forbidden(
-            f"Forbidden: Authenticated worker '{sender}' cannot submit results"
-            f" for another worker '{result.worker_id}'."
-        )
-    answer = await board.end_lease(job_id, sender, event_of(result, clock.now()))
-    fields = {"job_id": job_id, "task_id": result.task_id, "worker_id": sender}
-    match answer:
-        case ResultAnswer.APPLIED:
-            log.info("result taken", status=result.status, **fields)
-            return {"status": "ok"}
-        case ResultAnswer.JOB_NOT_FOUND:
-            raise JobNotFound
-        case _:
-            log.info("result ignored", reason=answer.value, **fields)
-            return {"status": "ignored", "reason": answer.value, "message": _IGNORED[answer]}
 
 
 def event_of(result: TaskResult, now: float) -> TaskEvent:

@@ -234,4 +234,6 @@ def webhook_body(notification: Notification) -> dict[str, object]:
         body["metadata"] = notification.metadata
     if notification.approval is not None:
         body["approval"] = notification.approval
+    if notification.worker_event is not None:
+        body["worker_event"] = notification.worker_event
     return body

@@ -72,7 +72,7 @@ class WatcherService:
         clock, timers = self._backend.clock, self._backend.timers
         while True:
             alarm.wake.clear()
-            alarm.due = -math.inf  # what is set while we look is seen or is later than what we see
+            alarm.due = math.inf  # what is set while we look may not be seen: then we look again
             due = await timers.next_due(partition)
             if due is not None and due <= clock.now():
                 if fired := await timers.fire(partition, lease):

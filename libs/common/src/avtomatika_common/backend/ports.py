@@ -5,17 +5,22 @@ atomic operation and may be sent twice. Times are Unix seconds; whether somethin
 alive is judged by the backend's own clock. A `partition` is a number from 0; one job's keys live in one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
 from avtomatika_common.clock import Clock
 from avtomatika_core.commands import NextAttempt, Step
 from avtomatika_core.errors import AvtomatikaError
-from avtomatika_core.events import CancelRequested, InboxEvent, TaskEvent
+from avtomatika_core.events import (
+    CancelRequested,
+    InboxEvent,
+    TaskEvent,
+    WorkerEventArrived,
+)
 from avtomatika_core.job import (
     Branch,
     BranchResult,
@@ -121,6 +126,10 @@ class Delivery(_Value, frozen=True, kw_only=True):
     """The event belongs to a branch of a fan-out, not to the job's own wait."""
 
 
+PROGRESS_KEPT: Final = 100
+"""Entries per job, the newest."""
+
+
 class Progress(_Value, frozen=True, kw_only=True):
     progress: float
     message: str
@@ -213,11 +222,13 @@ class JobStore(Protocol):
         """Whether this handler run still counts (no cancel, no later run)."""
         ...
 
-    async def request_cancel(self, job_id: JobId, event: CancelRequested) -> bool:
+    async def request_cancel(
+        self, job_id: JobId, event: CancelRequested
+    ) -> Sequence[tuple[WorkerId, TaskId]]:
         """Set the cancel mark, stop the running handler's claim and append the event.
 
-        From now on no task of the job is handed out. True: a task of it is with a worker now.
-        Repeating it changes nothing. Raises JobNotFound, JobIsTerminal.
+        From now on no task of the job is handed out. Returns which tasks of it are with which
+        worker now, 512 at most. Repeating it changes nothing. Raises JobNotFound, JobIsTerminal.
         """
         ...
 
@@ -333,12 +344,18 @@ class LeasedTask(_Value, frozen=True, kw_only=True):
     params: Mapping[str, Any]
     tracing_context: Mapping[str, str]
     params_metadata: Mapping[str, Any] | None
+    attempt: int = 1
     offer_number: int = 1
     """Of the offer that was leased."""
+    leased_at: float | None = None
+    deadline: float | None = None
+    """When its result timeout is over."""
+    checkpoint: Mapping[str, Any] | None = None
+    """The last one any attempt of the task has left."""
 
 
 class ResultAnswer(StrEnum):
-    """How a worker's result was judged; all but APPLIED and JOB_NOT_FOUND change nothing."""
+    """How a worker's word on a task was judged; all but APPLIED change nothing."""
 
     APPLIED = "ok"
     """Or an exact repeat of a result that was."""
@@ -348,6 +365,16 @@ class ResultAnswer(StrEnum):
     DEADLINE_EXCEEDED = "deadline_exceeded"
     JOB_CANCELLED = "job_cancelled"
     JOB_TERMINATED = "job_already_terminated"
+
+
+EVENTS_KNOWN: Final = 1000
+"""Events per job whose repeat is known, the newest."""
+
+
+class EventReport(_Value, frozen=True, kw_only=True):
+    answer: ResultAnswer
+    is_repeat: bool = False
+    """It was APPLIED before."""
 
 
 class TaskBoard(Protocol):
@@ -387,8 +414,15 @@ class TaskBoard(Protocol):
         """
         ...
 
-    async def confirm_held(self, worker_id: WorkerId, task_ids: Sequence[TaskId]) -> None:
-        """The worker says it has these: those leased to it and not confirmed yet are confirmed."""
+    async def report_held(
+        self, worker_id: WorkerId, task_ids: Sequence[TaskId], *, began_at: float, report: str
+    ) -> int:
+        """The worker says, in a report that began then, that it has these tasks and no others.
+
+        Those it names are confirmed. One that was handed out before and that two such reports in
+        a row do not name never reached it: back to its place on the board, no attempt counted.
+        `report` names this report, so that a repeat of it is not a second one. How many went back.
+        """
         ...
 
     async def undeliver(
@@ -406,7 +440,46 @@ class TaskBoard(Protocol):
         ...
 
     async def end_lease(self, job_id: JobId, worker_id: WorkerId, event: TaskEvent) -> ResultAnswer:
-        """Judge a result; where it counts, close the task and append `event`, in one operation."""
+        """Judge a result; where it counts, close the task and append `event`, in one operation.
+
+        An event of a failure is given the task's last checkpoint.
+        """
+        ...
+
+    async def record_progress(
+        self,
+        task_id: TaskId,
+        job_id: JobId,
+        worker_id: WorkerId,
+        progress: Progress,
+        checkpoint: Mapping[str, Any] | None,
+    ) -> ResultAnswer:
+        """Judge it as a result; where it counts, readers see it (the last 100 are kept).
+
+        `checkpoint` takes the place of the task's last one; None: that stays. After the task's
+        result it is stale.
+        """
+        ...
+
+    async def report_event(
+        self,
+        job_id: JobId,
+        task_id: TaskId,
+        worker_id: WorkerId,
+        event_id: str,
+        *,
+        event: WorkerEventArrived | None,
+        notification: bytes | None,
+    ) -> EventReport:
+        """Judge an event as a result; where it counts, append `event` and write the notification.
+
+        The worker's last 1,000 event ids of a job are known: an event that counted counts once, and
+        a repeat is told apart, also after the task has ended.
+        """
+        ...
+
+    async def holder(self, job_id: JobId, task_id: TaskId) -> WorkerId | None:
+        """Who has this open task of the job now."""
         ...
 
     async def return_leases(
@@ -423,8 +496,29 @@ class TaskBoard(Protocol):
         """Tasks on the board, over all partitions."""
         ...
 
+    async def waiting(self, job_id: JobId, limit: int) -> list[WaitingTask]:
+        """Up to `limit` tasks of the job that are on the board, in the order they are handed out."""
+        ...
+
+    async def type_of(self, task_id: TaskId, job_id: JobId) -> str | None:
+        """Of a task that is on the board or with a worker; None: it is not open."""
+        ...
+
 
 # --- workers --------------------------------------------------------------------------------------
+
+
+class Places(_Value, frozen=True, kw_only=True):
+    """What a worker could take at one moment."""
+
+    incarnation: int
+    """Number of its registration: leases of an earlier one are not its own."""
+    room: int
+    """Tasks its open polls may bring."""
+    held: int
+    """Tasks it holds or has been promised."""
+    stamp: int
+    """Counts up with every change of these: of two the higher is the later."""
 
 
 class Worker(_Value, frozen=True, kw_only=True):
@@ -432,11 +526,7 @@ class Worker(_Value, frozen=True, kw_only=True):
 
     worker_id: WorkerId
     document: Mapping[str, Any]
-    incarnation: int
-    """Number of its registration: leases of an earlier one are not its own."""
-    open_polls: int
-    held: int
-    """Tasks it holds or has been promised."""
+    places: Places
     turns: Mapping[str, float]
     """Task type -> when it last got one (`round_robin`); Unix seconds."""
 
@@ -454,6 +544,24 @@ class MatchAnswer(StrEnum):
     FULL = "full"
 
 
+class Matched(_Value, frozen=True, kw_only=True):
+    """What became of a list of matches."""
+
+    answers: Sequence[MatchAnswer]
+    places: Mapping[WorkerId, Places]
+    """Of the workers concerned, as they are now; a worker that is gone is missing."""
+
+
+class Beat(_Value, frozen=True, kw_only=True):
+    """What a worker's sign of life is answered with."""
+
+    document: Mapping[str, Any]
+    cancel_task_ids: Sequence[TaskId]
+    """Tasks it should stop."""
+    held: int
+    """Tasks it holds or has been promised."""
+
+
 class WorkerDirectory(Protocol):
     async def register(
         self, worker_id: WorkerId, document: Mapping[str, Any], ttl_seconds: float
@@ -463,8 +571,8 @@ class WorkerDirectory(Protocol):
 
     async def beat(
         self, worker_id: WorkerId, changes: Mapping[str, Any] | None, ttl_seconds: float
-    ) -> tuple[Mapping[str, Any], Sequence[TaskId]] | None:
-        """Renew the registration, merge `changes` shallowly; the document and tasks it should stop.
+    ) -> Beat | None:
+        """Renew the registration, merge `changes` shallowly.
 
         None: unknown or expired worker, nothing is created. `current_tasks` in `changes` takes what
         it does not name off the list of tasks to stop.
@@ -475,23 +583,39 @@ class WorkerDirectory(Protocol):
 
     async def get(self, worker_id: WorkerId) -> Worker | None: ...
 
+    async def get_all(self, worker_ids: Collection[WorkerId]) -> list[Worker]:
+        """Those of them that are live."""
+        ...
+
     async def live(self) -> list[Worker]: ...
 
     async def count(self) -> int: ...
 
     async def announce_credit(
-        self, worker_id: WorkerId, poll_id: str, gateway: str, until: float, ttl_seconds: float
+        self,
+        worker_id: WorkerId,
+        poll_id: str,
+        gateway: str,
+        until: float,
+        ttl_seconds: float,
+        *,
+        room: int = 1,
     ) -> int | None:
-        """A poll is open at `gateway`: the worker may be given one task. Renews the registration.
+        """A poll is open at `gateway`: the worker may be given up to `room` tasks, all at once.
 
-        Returns the worker's incarnation; None: unknown or expired worker.
+        Renews the registration. Returns the worker's incarnation; None: unknown or expired worker.
         """
         ...
 
     async def withdraw_credit(self, worker_id: WorkerId, poll_id: str) -> None: ...
 
-    async def match(self, worker_id: WorkerId, task: WaitingTask) -> MatchAnswer:
-        """Take one credit and one free place of the worker for this task and tell its gateway."""
+    async def match(self, matches: Sequence[tuple[WorkerId, WaitingTask]]) -> Matched:
+        """Promise each task to its worker, in order, 512 at most, and tell the gateways.
+
+        Each takes a free place. The first of a worker takes its latest credit, which is used up by
+        this call, and as many as that credit has room for travel together; further ones take
+        further credits.
+        """
         ...
 
     async def end_hold(
@@ -502,9 +626,36 @@ class WorkerDirectory(Protocol):
         stop: bool = False,
         offer_number: int | None = None,
     ) -> None:
-        """Free the worker's place; with `stop` it is told to stop the task (heartbeat, socket).
+        """Free the worker's place; with `stop` it is told to stop the task.
 
-        `offer_number`: of the promise this is about; a newer one of the same task is left alone."""
+        `offer_number`: of the promise this is about; a newer one of the same task is left alone.
+        With it and without `stop` the promise was not kept: who matches is told by a hint.
+        """
+        ...
+
+    async def stop_task(self, worker_id: WorkerId, task_id: TaskId, job_id: JobId) -> bool:
+        """Tell the worker to stop a task it holds, with its next heartbeat and at once by its socket.
+
+        True: a command went to a live socket. Repeating it changes nothing.
+        """
+        ...
+
+    async def to_stop(self, worker_id: WorkerId) -> Sequence[TaskId]:
+        """Tasks it should stop, as `beat` tells them."""
+        ...
+
+    async def claim_socket(self, worker_id: WorkerId, gateway: str, connection: str) -> None:
+        """This connection is now the worker's socket; the gateway of an earlier one is told."""
+        ...
+
+    async def renew_sockets(
+        self, gateway: str, sockets: Sequence[tuple[WorkerId, str]]
+    ) -> list[tuple[WorkerId, str]]:
+        """Keep these sockets of `gateway` for another minute; those that are another's by now."""
+        ...
+
+    async def release_socket(self, worker_id: WorkerId, connection: str) -> None:
+        """This connection has ended; a newer one is left alone."""
         ...
 
     async def expire(self) -> int:
@@ -514,27 +665,53 @@ class WorkerDirectory(Protocol):
     async def next_expiry(self) -> float | None: ...
 
 
-class Match(_Value, frozen=True, kw_only=True):
-    """Mail to a gateway: this poll may lease this task."""
-
-    poll_id: str
-    worker_id: WorkerId
-    incarnation: int
+class Promise(_Value, frozen=True, kw_only=True):
     task_id: TaskId
     job_id: JobId
     offer_number: int
 
 
+class Match(_Value, frozen=True, kw_only=True):
+    """This poll may lease these tasks, and is used up."""
+
+    poll_id: str
+    worker_id: WorkerId
+    incarnation: int
+    promises: Sequence[Promise]
+
+
+class StopTask(_Value, frozen=True, kw_only=True):
+    """Send the worker's socket the command to stop this task."""
+
+    worker_id: WorkerId
+    connection: str
+    task_id: TaskId
+    job_id: JobId
+
+
+class CloseSocket(_Value, frozen=True, kw_only=True):
+    """This connection is the worker's socket no more."""
+
+    worker_id: WorkerId
+    connection: str
+
+
+Mail = Match | StopTask | CloseSocket
+
+
 class Mailbox(Protocol):
-    async def read(self, gateway: str, after: str) -> tuple[str, list[Match]]:
+    async def read(self, gateway: str, after: str) -> tuple[str, list[Mail]]:
         """Mail behind position `after` ("0" = all), and the new position. Waits as `Inbox.read` does."""
         ...
 
 
 class Hint(_Value, frozen=True, kw_only=True):
-    kind: Literal["task", "timer", "worker"]
+    kind: Literal["task", "timer", "worker", "unmatched"]
     value: str
-    """Task: its type. Timer: due time. Worker: its id."""
+    """Task: its type. Timer: due time. Worker: its id. Unmatched (a promise was not kept, the task
+    can be matched again): `<offer number>:<task id>`."""
+    places: Places | None = None
+    """Of a worker of which nothing else has changed; None: read it."""
 
 
 class Hints(Protocol):
@@ -634,6 +811,10 @@ class CatalogueEntry(_Value, frozen=True, kw_only=True):
     api_version: str | None
     dot: str
     """The state graph as graphviz DOT."""
+    input_schema: dict[str, Any] | None = None
+    """JSON Schema of the initial data; None: any object."""
+    events: Mapping[str, Mapping[str, Any] | None] = {}
+    """Event types it declares -> JSON Schema of the payload; empty: it declares none."""
 
 
 class Catalogue(Protocol):

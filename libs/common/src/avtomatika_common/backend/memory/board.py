@@ -1,8 +1,8 @@
 """The board in memory: which tasks wait, and who holds the others."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -17,8 +17,16 @@ from avtomatika_common.backend.memory.tables import (
     Task,
     jitter,
 )
-from avtomatika_common.backend.ports import LeasedTask, ResultAnswer, TaskBoard, WaitingTask
-from avtomatika_core.events import TaskEvent, TaskFailed
+from avtomatika_common.backend.ports import (
+    EVENTS_KNOWN,
+    EventReport,
+    LeasedTask,
+    Progress,
+    ResultAnswer,
+    TaskBoard,
+    WaitingTask,
+)
+from avtomatika_core.events import TaskEvent, TaskFailed, WorkerEventArrived
 from avtomatika_core.job import TERMINAL, JobId, JobStatus, TaskId, WorkerId
 
 _RETURNED_SECONDS: Final = 60.0
@@ -73,7 +81,13 @@ class MemoryBoard(TaskBoard):
         due = now + tables.options.delivery_timeout_seconds
         tables.set_timer("delivery", job_id, task_id, due)
         tables.send_out(job_id, "keep_hold", worker_id, task_id, offer_number)
-        return replace(_unpack_payload(task.payload), offer_number=offer_number)
+        return replace(
+            _unpack_payload(task.payload),
+            offer_number=offer_number,
+            leased_at=now,
+            deadline=task.result_deadline,
+            checkpoint=task.last_checkpoint,
+        )
 
     def _leased(self, job_id: JobId, task_id: TaskId, worker_id: WorkerId) -> Task | None:
         task = self._tables.task(job_id, task_id)
@@ -91,11 +105,23 @@ class MemoryBoard(TaskBoard):
         if task is not None and offer_number in {None, task.offer_number}:
             self._confirm(task)
 
-    async def confirm_held(self, worker_id: WorkerId, task_ids: Sequence[TaskId]) -> None:
+    async def report_held(
+        self, worker_id: WorkerId, task_ids: Sequence[TaskId], *, began_at: float, report: str
+    ) -> int:
+        named, returned = set(task_ids), 0
         for partition in self._tables.partitions:
-            held = partition.held.get(worker_id, {})
-            for task_id in held.keys() & set(task_ids):
-                self._confirm(held[task_id])
+            for task in list(partition.held.get(worker_id, {}).values()):
+                if task.task_id in named:
+                    task.missed_by = None
+                    self._confirm(task)
+                elif task.leased_at >= began_at or task.missed_by == report:
+                    continue
+                elif task.missed_by is None:
+                    task.missed_by = report
+                else:
+                    self._tables.take_back(task)
+                    returned += 1
+        return returned
 
     def _confirm(self, task: Task) -> None:
         if self._tables.clear_timer("delivery", task.job_id, task.task_id):
@@ -121,37 +147,91 @@ class MemoryBoard(TaskBoard):
         record = self._tables.job(job_id)
         if record is None:
             return ResultAnswer.JOB_NOT_FOUND
-        answer = self._judge(record, job_id, worker_id, event)
-        if answer is not None:
-            if answer not in {ResultAnswer.APPLIED, ResultAnswer.WORKER_MISMATCH}:
+        if record.closed.get(event.task_id) == (RESULT, worker_id):
+            return ResultAnswer.APPLIED
+        task = self._judge(record, job_id, event.task_id, worker_id)
+        if not isinstance(task, Task):
+            if task is not ResultAnswer.WORKER_MISMATCH:
                 # It is done with a task nobody waits for: it need not be told to stop it any more.
                 self._tables.send_out(job_id, "end_hold", worker_id, event.task_id, None)
-            return answer
-        task = self._tables.task(job_id, event.task_id)
-        assert task is not None, "a result that counts is for an open task"
-        event = msgspec.structs.replace(event, leased_at=task.leased_at)
+            return task
+        event = replace(event, leased_at=task.leased_at)
+        if isinstance(event, TaskFailed):
+            event = replace(event, checkpoint=task.last_checkpoint)
         packed = codec.pack(event)
         self._tables.close_task(task, RESULT, by=worker_id, stop=False)
         self._tables.append(record.group, job_id, packed, is_branch=task.is_branch)
         return ResultAnswer.APPLIED
 
+    async def record_progress(
+        self,
+        task_id: TaskId,
+        job_id: JobId,
+        worker_id: WorkerId,
+        progress: Progress,
+        checkpoint: Mapping[str, Any] | None,
+    ) -> ResultAnswer:
+        record = self._tables.job(job_id)
+        if record is None:
+            return ResultAnswer.JOB_NOT_FOUND
+        task = self._judge(record, job_id, task_id, worker_id)
+        if not isinstance(task, Task):
+            return task
+        packed = codec.pack(progress)
+        kept = task.checkpoint if checkpoint is None else codec.pack(checkpoint)
+        if not (record.progress and record.progress[-1] == packed):  # else this call is a repeat
+            record.progress.append(packed)
+        task.checkpoint = kept
+        return ResultAnswer.APPLIED
+
+    async def report_event(
+        self,
+        job_id: JobId,
+        task_id: TaskId,
+        worker_id: WorkerId,
+        event_id: str,
+        *,
+        event: WorkerEventArrived | None,
+        notification: bytes | None,
+    ) -> EventReport:
+        tables = self._tables
+        record = tables.job(job_id)
+        if record is None:
+            return EventReport(answer=ResultAnswer.JOB_NOT_FOUND)
+        if (worker_id, event_id) in record.events:
+            return EventReport(answer=ResultAnswer.APPLIED, is_repeat=True)
+        task = self._judge(record, job_id, task_id, worker_id)
+        if not isinstance(task, Task):
+            return EventReport(answer=task)
+        packed = None if event is None else codec.pack(event)
+        record.events[worker_id, event_id] = None
+        if len(record.events) > EVENTS_KNOWN:
+            del record.events[next(iter(record.events))]
+        if packed is not None:
+            tables.append(record.group, job_id, packed)
+        if notification is not None:
+            tables.add_work(tables.notifications, job_id, notification)
+        return EventReport(answer=ResultAnswer.APPLIED)
+
+    async def holder(self, job_id: JobId, task_id: TaskId) -> WorkerId | None:
+        task = self._tables.task(job_id, task_id)
+        return None if task is None else task.worker_id
+
     def _judge(
-        self, record: JobRecord, job_id: JobId, worker_id: WorkerId, event: TaskEvent
-    ) -> ResultAnswer | None:
-        """None: the result counts."""
-        why, by = record.closed.get(event.task_id, (None, None))
-        if why == RESULT and by == worker_id:
-            return ResultAnswer.APPLIED
+        self, record: JobRecord, job_id: JobId, task_id: TaskId, worker_id: WorkerId
+    ) -> Task | ResultAnswer:
+        """The task, where the worker's word on it counts."""
+        why, _ = record.closed.get(task_id, (None, None))
         if record.cancelled or record.status is JobStatus.CANCELLED:
             return ResultAnswer.JOB_CANCELLED
         if record.status in TERMINAL:
             return ResultAnswer.JOB_TERMINATED
         if why == DEADLINE:
             return ResultAnswer.DEADLINE_EXCEEDED
-        task = self._tables.task(job_id, event.task_id)
+        task = self._tables.task(job_id, task_id)
         if task is None:
             return ResultAnswer.STALE_TASK
-        return None if task.worker_id == worker_id else ResultAnswer.WORKER_MISMATCH
+        return task if task.worker_id == worker_id else ResultAnswer.WORKER_MISMATCH
 
     async def return_leases(
         self, partition: int, worker_id: WorkerId, incarnation: int, *, lost: bool
@@ -180,12 +260,25 @@ class MemoryBoard(TaskBoard):
             jitter=jitter(),
             message=f"Worker '{worker_id}' was lost.",
             leased_at=task.leased_at,
+            checkpoint=task.last_checkpoint,
         )
         self._tables.close_task(task, LOST, stop=True)
         self._tables.append_event(task.job_id, event, is_branch=task.is_branch)
 
     async def length(self) -> int:
         return sum(len(queue) for here in self._tables.partitions for queue in here.board.values())
+
+    async def waiting(self, job_id: JobId, limit: int) -> list[WaitingTask]:
+        record = self._tables.job(job_id)
+        open_tasks = (
+            () if record is None else (self._tables.task(job_id, one) for one in record.tasks)
+        )
+        on_board = [task for task in open_tasks if task is not None and task.worker_id is None]
+        return [_waiting(task) for task in sorted(on_board, key=lambda task: task.place)[:limit]]
+
+    async def type_of(self, task_id: TaskId, job_id: JobId) -> str | None:
+        task = self._tables.task(job_id, task_id)
+        return None if task is None else task.type
 
 
 def _waiting(task: Task) -> WaitingTask:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from avtomatika_common import codec
 from avtomatika_common.backend.memory.tables import CLOSED, JobRecord, Tables, Task
 from avtomatika_common.backend.ports import (
@@ -19,6 +21,7 @@ from avtomatika_common.backend.ports import (
     JobView,
     LostClaim,
     OpenTask,
+    Progress,
     StaleJob,
     Stored,
 )
@@ -51,10 +54,13 @@ from avtomatika_core.job import (
     Origin,
     TaskId,
     TaskWait,
+    WorkerId,
 )
 
 _IDEMPOTENCY_SECONDS: Final = 7 * 86_400.0
 _COMMITS_PER_TURN: Final = 64
+_HELD_AT_ONCE: Final = 512
+_unpack_progress: Final = msgspec.msgpack.Decoder(Progress).decode
 
 Effect = Callable[[], object]
 
@@ -171,7 +177,7 @@ class MemoryJobs(JobStore):
             packed_data = stored.packed_data
         elif packed_data is None:
             packed_data = codec.pack_data(job.data)
-        effects = self._effects(record, stored, step) if step.commands else ()
+        effects = self._effects(record, stored, step)
 
         # Everything is packed, so nothing below can fail.
         record.renew_fence(stored.next_nonce)
@@ -203,10 +209,11 @@ class MemoryJobs(JobStore):
         """The commands with everything packed, ready to be carried out."""
         fence = f"{record.version + 1}:{stored.next_nonce}"
         effects: list[Effect] = []
-        for index, command in enumerate(step.commands):
+        commands = [(one.job, command) for one in step.in_order for command in one.commands]
+        for index, (job, command) in enumerate(commands):
             if isinstance(command, RecordFact) and not self._tables.options.keep_facts:
                 continue
-            effect = self._effect(record, step.job, command, fence, index)
+            effect = self._effect(record, job, command, fence, index)
             if effect is not None:
                 effects.append(effect)
         return effects
@@ -374,7 +381,7 @@ class MemoryJobs(JobStore):
                 key=lambda task_id: codec.unpack_branch(record.branches[task_id]).index,
             ),
             results=_in_order(record.results),
-            progress=(),
+            progress=[_unpack_progress(entry) for entry in record.progress],
         )
 
     def _open_task(self, job_id: JobId, task_id: TaskId) -> OpenTask:
@@ -392,15 +399,22 @@ class MemoryJobs(JobStore):
         record = self._tables.job(job_id)
         return record is not None and record.run == run and not record.cancelled
 
-    async def request_cancel(self, job_id: JobId, event: CancelRequested) -> bool:
+    async def request_cancel(
+        self, job_id: JobId, event: CancelRequested
+    ) -> list[tuple[WorkerId, TaskId]]:
         record = self._tables.job(job_id)
         if record is None:
             raise JobNotFound
         if record.status in TERMINAL:
             raise JobIsTerminal(record.status)
         self._tables.mark_cancelled(job_id, record, codec.pack(event))
-        open_tasks = (self._tables.task(job_id, task_id) for task_id in record.tasks)
-        return any(task is not None and task.worker_id is not None for task in open_tasks)
+        open_tasks = [self._tables.task(job_id, task_id) for task_id in record.tasks]
+        held = [
+            (task.worker_id, task.task_id)
+            for task in open_tasks
+            if task is not None and task.worker_id is not None
+        ]
+        return held[:_HELD_AT_ONCE]
 
     async def decide_approval(self, job_id: JobId, *, token: str, decision: str, at: float) -> None:
         record = self._tables.job(job_id)

@@ -8,12 +8,12 @@ import secrets
 from bisect import bisect_left, insort
 from collections import Counter, deque
 from itertools import count
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from avtomatika_common import codec, ids
 from avtomatika_common.backend.memory.signals import Signals
 from avtomatika_common.backend.memory.timetable import Kind, Timer, Timetable
-from avtomatika_common.backend.ports import Hint, LeasedTask, StoreOptions
+from avtomatika_common.backend.ports import PROGRESS_KEPT, Hint, LeasedTask, StoreOptions
 from avtomatika_common.backend.shapes import shape_of
 from avtomatika_common.clock import Clock
 from avtomatika_core.commands import OfferTask
@@ -21,7 +21,7 @@ from avtomatika_core.events import InboxEvent, JobCreated
 from avtomatika_core.job import TERMINAL, Job, JobId, JobStatus, TaskId, WorkerId
 
 LaneName = Literal["in", "new"]
-HoldChange = Literal["keep_hold", "end_hold", "stop"]
+HoldChange = Literal["keep_hold", "end_hold", "unmatched", "stop"]
 Place = tuple[float, int, TaskId]
 """Of a task on the board: priority (negated), number, and whose it is."""
 
@@ -76,8 +76,9 @@ class Task:
     """One task that is open: on the board, or leased to a worker."""
 
     __slots__ = (
-        "dispatch_deadline", "incarnation", "is_branch", "job_id", "leased_at",
-        "max_cost", "offer_number", "payload", "place", "priority", "reason", "requirements",
+        "checkpoint", "dispatch_deadline", "incarnation", "is_branch", "job_id", "leased_at",
+        "max_cost", "missed_by", "offer_number", "payload", "place", "priority", "reason",
+        "requirements",
         "result_timeout_seconds", "shape", "strategy", "task_id", "type", "worker_id",
     )  # fmt: skip
 
@@ -103,18 +104,26 @@ class Task:
                 params=offer.params,
                 tracing_context=offer.tracing_context,
                 params_metadata=offer.params_metadata,
+                attempt=offer.attempt,
             )
         )
+        self.checkpoint = None if offer.checkpoint is None else codec.pack(offer.checkpoint)
         self.place: Place = (-offer.priority, 0, offer.task_id)
         self.offer_number = 1
         self.reason: str | None = None
         self.worker_id: WorkerId | None = None
         self.incarnation = 0
         self.leased_at = 0.0
+        self.missed_by: str | None = None
+        """A report of its holder's that did not name it."""
 
     @property
     def result_deadline(self) -> float:
         return self.leased_at + self.result_timeout_seconds
+
+    @property
+    def last_checkpoint(self) -> dict[str, Any] | None:
+        return None if self.checkpoint is None else codec.unpack(self.checkpoint)
 
 
 class HintLog:
@@ -140,14 +149,14 @@ class Partition:
         self.held: dict[WorkerId, dict[TaskId, Task]] = {}
         self.returned: dict[WorkerId, tuple[int, float]] = {}
         """Worker -> the registration up to which its leases were returned, and until when to know it."""
-        self.out: deque[tuple[HoldChange, WorkerId, TaskId, int | None]] = deque()
+        self.out: deque[tuple[HoldChange, WorkerId, TaskId, int | None, JobId]] = deque()
         """What takes effect in the worker directory: for a task's offer of this number, None: any."""
 
 
 class JobRecord:
     __slots__ = (
-        "branches", "cancelled", "claim", "closed", "data", "expires_at", "fence", "group", "head",
-        "nonce", "open", "origin", "owner", "results", "run", "status", "tasks", "tries",
+        "branches", "cancelled", "claim", "closed", "data", "events", "expires_at", "fence", "group", "head",
+        "nonce", "open", "origin", "owner", "progress", "results", "run", "status", "tasks", "tries",
         "version", "wait",
     )  # fmt: skip
 
@@ -175,6 +184,9 @@ class JobRecord:
         self.branches: dict[TaskId, bytes] = {}
         self.results: dict[TaskId, bytes] = {}
         self.open = 0
+        self.events: dict[tuple[WorkerId, str], None] = {}
+        """Of workers, that counted; oldest first."""
+        self.progress: deque[bytes] = deque(maxlen=PROGRESS_KEPT)
 
     def renew_fence(self, nonce: str) -> None:
         self.version += 1
@@ -425,7 +437,7 @@ class Tables:
         offer: int | None,
     ) -> None:
         number = self.partition_of(job_id)
-        self.partitions[number].out.append((change, worker_id, task_id, offer))
+        self.partitions[number].out.append((change, worker_id, task_id, offer, job_id))
         self.signals.notify(f"out {number}")
 
     def take_back(self, task: Task) -> None:
@@ -436,6 +448,7 @@ class Tables:
         self._leave_holder(partition, task, worker_id)
         self.send_out(task.job_id, "end_hold", worker_id, task.task_id, task.offer_number)
         task.worker_id = None
+        task.missed_by = None
         task.offer_number += 1
         self._put_on_board(partition, task)
 

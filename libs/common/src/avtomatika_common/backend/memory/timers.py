@@ -68,6 +68,7 @@ class MemoryTimers(Timers):
             timeout=timeout,
             waiting_reason=task.reason or "",
             leased_at=None if task.worker_id is None else task.leased_at,
+            checkpoint=task.last_checkpoint,
         )
         self._tables.close_task(task, DEADLINE, stop=True)
         self._tables.append_event(job_id, event, is_branch=task.is_branch)

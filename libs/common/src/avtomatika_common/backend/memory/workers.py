@@ -2,25 +2,33 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from avtomatika_common import codec
 from avtomatika_common.backend.memory.liveness import MemoryLiveness
 from avtomatika_common.backend.memory.tables import HoldChange, Tables
 from avtomatika_common.backend.ports import (
+    Beat,
+    CloseSocket,
     Hint,
+    Mail,
     Mailbox,
     Match,
     MatchAnswer,
+    Matched,
+    Places,
+    Promise,
     Registered,
+    StopTask,
     WaitingTask,
     Worker,
     WorkerDirectory,
 )
-from avtomatika_core.job import TaskId, WorkerId
+from avtomatika_core.job import JobId, TaskId, WorkerId
 
 _PROMISE_SECONDS: Final = 10.0
+_SOCKET_SECONDS: Final = 60.0
 _MAIL_KEPT: Final = 10_000
 _STOPS_KEPT: Final = 1000
 _NOT_THE_WORKERS: Final = frozenset({"worker_id", "reputation"})
@@ -38,6 +46,13 @@ class Gone(NamedTuple):
 class _Credit(NamedTuple):
     gateway: str
     until: float
+    room: int
+
+
+class _Socket(NamedTuple):
+    gateway: str
+    connection: str
+    until: float
 
 
 class _Hold(NamedTuple):
@@ -47,12 +62,12 @@ class _Hold(NamedTuple):
     until: float
 
 
-class _Mail:
-    """Matches for one gateway, numbered."""
+class _Mailbox:
+    """Mail for one gateway, numbered."""
 
     def __init__(self) -> None:
         self.last = 0
-        self.kept: deque[tuple[int, Match]] = deque(maxlen=_MAIL_KEPT)
+        self.kept: deque[tuple[int, Mail]] = deque(maxlen=_MAIL_KEPT)
 
 
 class _Registration:
@@ -63,6 +78,7 @@ class _Registration:
         self.credits: dict[str, _Credit] = {}
         self.holds: dict[TaskId, _Hold] = {}
         self.stops: dict[TaskId, None] = {}
+        self.stamp = 0
         self.describe(document)
 
     def describe(self, document: Mapping[str, Any]) -> None:
@@ -82,13 +98,15 @@ class MemoryWorkers(WorkerDirectory):
         self._liveness = liveness
         self._incarnations = 0
         self._registrations: dict[WorkerId, _Registration] = {}
-        self._mail: dict[str, _Mail] = {}
+        self._mail: dict[str, _Mailbox] = {}
+        self._sockets: dict[WorkerId, _Socket] = {}
         self.gone: deque[Gone] = deque()
         """Registrations that ended and whose leases are not yet returned."""
 
     def clear(self) -> None:
         self._registrations.clear()
         self._mail.clear()
+        self._sockets.clear()
         self.gone.clear()
 
     def _live(self, worker_id: WorkerId) -> _Registration | None:
@@ -101,12 +119,29 @@ class MemoryWorkers(WorkerDirectory):
     def _hint(self, worker_id: WorkerId) -> None:
         self._tables.hint("w", Hint(kind="worker", value=worker_id))
 
+    def _hint_places(self, worker_id: WorkerId, known: _Registration) -> None:
+        """Its places changed, nothing else of it."""
+        known.stamp += 1
+        hint = Hint(kind="worker", value=worker_id, places=self._places(known))
+        self._tables.hint("w", hint)
+
+    def _places(self, known: _Registration) -> Places:
+        now = self._now()
+        return Places(
+            incarnation=known.incarnation,
+            room=sum(one.room for one in known.credits.values() if self._counts(one, now)),
+            held=sum(hold.until > now for hold in known.holds.values()),
+            stamp=known.stamp,
+        )
+
     # --- registrations
 
     async def register(
         self, worker_id: WorkerId, document: Mapping[str, Any], ttl_seconds: float
     ) -> Registered:
         live = self._live(worker_id)
+        if live is not None:
+            self._close_socket(worker_id)
         earlier = self._end(worker_id, lost=True)
         self._incarnations += 1
         new = _Registration(self._incarnations, document, self._now() + ttl_seconds)
@@ -127,7 +162,7 @@ class MemoryWorkers(WorkerDirectory):
 
     async def beat(
         self, worker_id: WorkerId, changes: Mapping[str, Any] | None, ttl_seconds: float
-    ) -> tuple[Mapping[str, Any], Sequence[TaskId]] | None:
+    ) -> Beat | None:
         live = self._live(worker_id)
         if live is None:
             return None
@@ -145,7 +180,11 @@ class MemoryWorkers(WorkerDirectory):
         current = (changes or {}).get("current_tasks")
         if isinstance(current, list):
             live.stops = {task_id: None for task_id in live.stops if task_id in current}
-        return live.document, list(live.stops)
+        return Beat(
+            document=live.document,
+            cancel_task_ids=list(live.stops),
+            held=self._places(live).held,
+        )
 
     async def leave(self, worker_id: WorkerId) -> bool:
         was_live = self._live(worker_id) is not None
@@ -168,6 +207,10 @@ class MemoryWorkers(WorkerDirectory):
         live = self._live(worker_id)
         return None if live is None else self._worker(worker_id, live)
 
+    async def get_all(self, worker_ids: Collection[WorkerId]) -> list[Worker]:
+        found = [(worker_id, self._live(worker_id)) for worker_id in worker_ids]
+        return [self._worker(worker_id, live) for worker_id, live in found if live is not None]
+
     async def live(self) -> list[Worker]:
         now = self._now()
         return [
@@ -181,13 +224,10 @@ class MemoryWorkers(WorkerDirectory):
         return sum(known.expires_at > now for known in self._registrations.values())
 
     def _worker(self, worker_id: WorkerId, known: _Registration) -> Worker:
-        now = self._now()
         return Worker(
             worker_id=worker_id,
             document=known.document,
-            incarnation=known.incarnation,
-            open_polls=sum(self._counts(credit, now) for credit in known.credits.values()),
-            held=sum(hold.until > now for hold in known.holds.values()),
+            places=self._places(known),
             turns=dict(known.turns),
         )
 
@@ -197,7 +237,14 @@ class MemoryWorkers(WorkerDirectory):
     # --- polls, matches, holds
 
     async def announce_credit(
-        self, worker_id: WorkerId, poll_id: str, gateway: str, until: float, ttl_seconds: float
+        self,
+        worker_id: WorkerId,
+        poll_id: str,
+        gateway: str,
+        until: float,
+        ttl_seconds: float,
+        *,
+        room: int = 1,
     ) -> int | None:
         live = self._live(worker_id)
         if live is None:
@@ -205,16 +252,31 @@ class MemoryWorkers(WorkerDirectory):
         now = self._now()
         live.expires_at = now + ttl_seconds
         live.credits = {p: credit for p, credit in live.credits.items() if credit.until > now}
-        live.credits[poll_id] = _Credit(gateway, until)
-        self._hint(worker_id)
+        live.credits[poll_id] = _Credit(gateway, until, room)
+        self._hint_places(worker_id, live)
         return live.incarnation
 
     async def withdraw_credit(self, worker_id: WorkerId, poll_id: str) -> None:
         known = self._registrations.get(worker_id)
-        if known is not None:
-            known.credits.pop(poll_id, None)
+        if known is not None and known.credits.pop(poll_id, None) is not None:
+            self._hint_places(worker_id, known)
 
-    async def match(self, worker_id: WorkerId, task: WaitingTask) -> MatchAnswer:
+    async def match(self, matches: Sequence[tuple[WorkerId, WaitingTask]]) -> Matched:
+        opened: dict[WorkerId, _Opened] = {}
+        answers = [self._promise(worker_id, task, opened) for worker_id, task in matches]
+        for one in opened.values():
+            for gateway, match in one.mail:
+                self._send(gateway, match)
+        places: dict[WorkerId, Places] = {}
+        for worker_id in dict.fromkeys(worker_id for worker_id, _ in matches):
+            if (live := self._live(worker_id)) is not None and not live.is_draining:
+                live.stamp += 1
+                places[worker_id] = self._places(live)
+        return Matched(answers=answers, places=places)
+
+    def _promise(
+        self, worker_id: WorkerId, task: WaitingTask, opened: dict[WorkerId, "_Opened"]
+    ) -> MatchAnswer:
         live = self._live(worker_id)
         if live is None or live.is_draining:
             return MatchAnswer.GONE
@@ -223,24 +285,29 @@ class MemoryWorkers(WorkerDirectory):
         promised = live.holds.get(task.task_id)
         if promised is not None and promised.offer_number >= task.offer_number:
             return MatchAnswer.MATCHED
-        usable = [poll for poll, credit in live.credits.items() if self._counts(credit, now)]
-        if not usable:
+        credit = opened.setdefault(worker_id, _Opened())
+        usable = [poll for poll, one in live.credits.items() if self._counts(one, now)]
+        if not (credit.left or usable):
             return MatchAnswer.NO_CREDIT
         if len(live.holds) - (promised is not None) >= live.most_at_once:
             return MatchAnswer.FULL
-        poll_id = max(usable, key=lambda poll: live.credits[poll].until)
-        gateway = live.credits.pop(poll_id).gateway
+        if not credit.left:
+            poll_id = max(usable, key=lambda poll: live.credits[poll].until)
+            gateway, _, credit.left = live.credits.pop(poll_id)
+            credit.promises = []
+            match = Match(
+                poll_id=poll_id,
+                worker_id=worker_id,
+                incarnation=live.incarnation,
+                promises=credit.promises,
+            )
+            credit.mail.append((gateway, match))
+        credit.left -= 1
+        credit.promises.append(
+            Promise(task_id=task.task_id, job_id=task.job_id, offer_number=task.offer_number)
+        )
         live.holds[task.task_id] = _Hold(task.offer_number, now + _PROMISE_SECONDS)
         live.turns[task.type] = now
-        match = Match(
-            poll_id=poll_id,
-            worker_id=worker_id,
-            incarnation=live.incarnation,
-            task_id=task.task_id,
-            job_id=task.job_id,
-            offer_number=task.offer_number,
-        )
-        self._send(gateway, match)
         return MatchAnswer.MATCHED
 
     async def end_hold(
@@ -251,12 +318,20 @@ class MemoryWorkers(WorkerDirectory):
         stop: bool = False,
         offer_number: int | None = None,
     ) -> None:
-        self.change_hold("stop" if stop else "end_hold", worker_id, task_id, offer_number)
+        change: HoldChange = "stop" if stop else "end_hold" if offer_number is None else "unmatched"
+        self.change_hold(change, worker_id, task_id, offer_number, JobId(""))
 
     def change_hold(
-        self, change: HoldChange, worker_id: WorkerId, task_id: TaskId, offer_number: int | None
+        self,
+        change: HoldChange,
+        worker_id: WorkerId,
+        task_id: TaskId,
+        offer_number: int | None,
+        job_id: JobId,
     ) -> None:
         """What became of a promised task. About an earlier offer than the one promised: no hold changes."""
+        if change == "unmatched":
+            self._tables.hint("w", Hint(kind="unmatched", value=f"{offer_number}:{task_id}"))
         known = self._registrations.get(worker_id)
         if known is None:
             return
@@ -270,24 +345,95 @@ class MemoryWorkers(WorkerDirectory):
             return
         if is_current:
             del known.holds[task_id]
-            self._hint(worker_id)
-        if change == "end_hold":
+            self._hint_places(worker_id, known)
+        if change != "stop":
             known.stops.pop(task_id, None)
         elif known.expires_at > self._now():
-            known.stops[task_id] = None
-            if len(known.stops) > _STOPS_KEPT:
-                del known.stops[next(iter(known.stops))]
+            self._stop(worker_id, known, task_id, job_id)
+
+    async def stop_task(self, worker_id: WorkerId, task_id: TaskId, job_id: JobId) -> bool:
+        live = self._live(worker_id)
+        return live is not None and self._stop(worker_id, live, task_id, job_id)
+
+    def _stop(
+        self, worker_id: WorkerId, known: _Registration, task_id: TaskId, job_id: JobId
+    ) -> bool:
+        """Heartbeats tell it until it has, its socket once. Whether a socket does."""
+        is_new = task_id not in known.stops
+        known.stops[task_id] = None
+        if len(known.stops) > _STOPS_KEPT:
+            del known.stops[next(iter(known.stops))]
+        socket = self._live_socket(worker_id)
+        if socket is not None and is_new:
+            stop = StopTask(
+                worker_id=worker_id,
+                connection=socket.connection,
+                task_id=task_id,
+                job_id=job_id,
+            )
+            self._send(socket.gateway, stop)
+        return socket is not None
+
+    async def to_stop(self, worker_id: WorkerId) -> list[TaskId]:
+        live = self._live(worker_id)
+        return [] if live is None else list(live.stops)
+
+    # --- sockets
+
+    def _live_socket(self, worker_id: WorkerId) -> _Socket | None:
+        socket = self._sockets.get(worker_id)
+        if socket is None or socket.until <= self._now():
+            return None
+        return socket if self._liveness.has(socket.gateway) else None
+
+    def _close_socket(self, worker_id: WorkerId) -> None:
+        socket = self._live_socket(worker_id)
+        if socket is not None:
+            close = CloseSocket(worker_id=worker_id, connection=socket.connection)
+            self._send(socket.gateway, close)
+        self._sockets.pop(worker_id, None)
+
+    async def claim_socket(self, worker_id: WorkerId, gateway: str, connection: str) -> None:
+        earlier = self._sockets.get(worker_id)
+        if earlier is None or (earlier.gateway, earlier.connection) != (gateway, connection):
+            self._close_socket(worker_id)
+        self._keep_socket(worker_id, gateway, connection)
+
+    def _keep_socket(self, worker_id: WorkerId, gateway: str, connection: str) -> None:
+        until = self._now() + _SOCKET_SECONDS
+        self._sockets[worker_id] = _Socket(gateway, connection, until)
+
+    async def renew_sockets(
+        self, gateway: str, sockets: Sequence[tuple[WorkerId, str]]
+    ) -> list[tuple[WorkerId, str]]:
+        lost: list[tuple[WorkerId, str]] = []
+        for worker_id, connection in sockets:
+            kept = self._sockets.get(worker_id)
+            if (
+                kept is None
+                or kept.until <= self._now()
+                or (kept.gateway, kept.connection) == (gateway, connection)
+            ):
+                self._keep_socket(worker_id, gateway, connection)
+            else:
+                lost.append((worker_id, connection))
+        return lost
+
+    async def release_socket(self, worker_id: WorkerId, connection: str) -> None:
+        socket = self._sockets.get(worker_id)
+        if socket is not None and socket.connection == connection:
+            del self._sockets[worker_id]
 
     # --- mail
 
-    def _send(self, gateway: str, match: Match) -> None:
-        mail = self._mail.setdefault(gateway, _Mail())
+    def _send(self, gateway: str, letter: Mail) -> None:
+        mail = self._mail.setdefault(gateway, _Mailbox())
         mail.last += 1
-        mail.kept.append((mail.last, match))
+        mail.kept.append((mail.last, letter))
         self._tables.signals.notify(f"mail {gateway}")
 
-    def mail_behind(self, gateway: str, position: int) -> list[tuple[int, Match]]:
-        """Matches behind a position, which are numbered; those before it are forgotten."""
+    def mail_behind(self, gateway: str, position: int) -> list[tuple[int, Mail]]:
+        """Mail behind a position, which are numbered; those before it are forgotten."""
         mail = self._mail.get(gateway)
         if mail is None:
             return []
@@ -298,6 +444,18 @@ class MemoryWorkers(WorkerDirectory):
     def forget_gateway(self, gateway: str) -> None:
         """A gateway that is gone reads no mail."""
         self._mail.pop(gateway, None)
+        for worker_id, socket in list(self._sockets.items()):
+            if socket.gateway == gateway:
+                del self._sockets[worker_id]
+
+
+class _Opened:
+    """The credit of one worker that a list of matches has opened, and the mail that goes out."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.promises: list[Promise] = []
+        self.mail: list[tuple[str, Match]] = []
 
 
 class MemoryMailbox(Mailbox):
@@ -305,14 +463,14 @@ class MemoryMailbox(Mailbox):
         self._tables = tables
         self._workers = workers
 
-    async def read(self, gateway: str, after: str) -> tuple[str, list[Match]]:
-        def news() -> list[tuple[int, Match]]:
+    async def read(self, gateway: str, after: str) -> tuple[str, list[Mail]]:
+        def news() -> list[tuple[int, Mail]]:
             return self._workers.mail_behind(gateway, int(after))
 
         seconds = self._tables.options.block_seconds
         found = await self._tables.signals.wait_for(f"mail {gateway}", news, seconds)
         position = str(found[-1][0]) if found else after
-        return position, [match for _, match in found]
+        return position, [letter for _, letter in found]
 
 
 def _most_at_once(document: Mapping[str, Any]) -> float:

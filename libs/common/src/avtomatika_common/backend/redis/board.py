@@ -9,7 +9,11 @@ from msgspec.structs import replace
 
 from avtomatika_common import codec, ids
 from avtomatika_common.backend.ports import (
+    EVENTS_KNOWN,
+    PROGRESS_KEPT,
+    EventReport,
     LeasedTask,
+    Progress,
     ResultAnswer,
     TaskBoard,
     WaitingTask,
@@ -17,7 +21,7 @@ from avtomatika_common.backend.ports import (
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.connection import Commands
 from avtomatika_common.backend.redis.scripts import Script, script
-from avtomatika_core.events import TaskEvent
+from avtomatika_core.events import TaskEvent, WorkerEventArrived
 from avtomatika_core.job import JobId, TaskId, WorkerId
 
 _HEADS: Final = script("board_heads")
@@ -25,9 +29,13 @@ _COUNT: Final = script("count_board")
 _EXPLAIN: Final = script("explain_task")
 _LEASE: Final = script("lease_task")
 _CONFIRM: Final = script("confirm_delivery")
+_REPORT: Final = script("report_held")
 _UNDELIVER: Final = script("undeliver_task")
 _END_LEASE: Final = script("end_lease")
 _RETURN: Final = script("return_leases")
+_PROGRESS: Final = script("record_progress")
+_WAITING: Final = script("waiting_tasks")
+_EVENT: Final = script("report_event")
 
 _AT_ONCE: Final = 512
 _MEMBER_DIGITS: Final = 17  # a member of the board is `<16 digits>:<task id>`
@@ -87,8 +95,8 @@ class RedisBoard(TaskBoard):
         incarnation: int,
     ) -> LeasedTask | None:
         p = self._p(job_id)
-        payload = cast(
-            "bytes | None",
+        leased = cast(
+            "tuple[bytes, int, bytes, bytes] | None",
             await self._commands.script(
                 _LEASE,
                 [keys.task(p, task_id)],
@@ -98,9 +106,16 @@ class RedisBoard(TaskBoard):
                 ],
             ),
         )  # fmt: skip
-        if payload is None:
+        if leased is None:
             return None
-        return replace(_unpack_payload(payload), offer_number=offer_number)
+        payload, leased_ms, result_ms, checkpoint = leased
+        return replace(
+            _unpack_payload(payload),
+            offer_number=offer_number,
+            leased_at=leased_ms / 1000,
+            deadline=(leased_ms + int(result_ms)) / 1000,
+            checkpoint=codec.unpack(checkpoint) if checkpoint else None,
+        )
 
     async def confirm(
         self,
@@ -133,16 +148,21 @@ class RedisBoard(TaskBoard):
         p, offer = self._p(job_id), "" if offer_number is None else offer_number
         await self._commands.script(change, [keys.task(p, task_id)], [p, task_id, worker_id, offer])
 
-    async def confirm_held(self, worker_id: WorkerId, task_ids: Sequence[TaskId]) -> None:
+    async def report_held(
+        self, worker_id: WorkerId, task_ids: Sequence[TaskId], *, began_at: float, report: str
+    ) -> int:
+        returned = 0
         for number in range(self._partitions):
             p = keys.partition(number)
-            held = cast(
-                "list[bytes]", await self._commands.command("HKEYS", f"{p}held:{worker_id}")
-            )
-            for task_id in {key.decode() for key in held} & set(task_ids):
+            returned += cast(
+                "int",
                 await self._commands.script(
-                    _CONFIRM, [keys.task(p, task_id)], [p, task_id, worker_id, ""]
-                )
+                    _REPORT,
+                    [f"{p}held:{worker_id}"],
+                    [p, worker_id, int(began_at * 1000), report, *task_ids],
+                ),
+            )
+        return returned
 
     async def end_lease(self, job_id: JobId, worker_id: WorkerId, event: TaskEvent) -> ResultAnswer:
         p = self._p(job_id)
@@ -155,6 +175,63 @@ class RedisBoard(TaskBoard):
             ),
         )
         return ResultAnswer(answer.decode())
+
+    async def record_progress(
+        self,
+        task_id: TaskId,
+        job_id: JobId,
+        worker_id: WorkerId,
+        progress: Progress,
+        checkpoint: Mapping[str, Any] | None,
+    ) -> ResultAnswer:
+        p = self._p(job_id)
+        answer = cast(
+            "bytes",
+            await self._commands.script(
+                _PROGRESS,
+                [keys.job(p, job_id)],
+                [
+                    p, job_id, task_id, worker_id, codec.pack(progress),
+                    b"" if checkpoint is None else codec.pack(checkpoint), PROGRESS_KEPT,
+                ],
+            ),
+        )  # fmt: skip
+        return ResultAnswer(answer.decode())
+
+    async def report_event(
+        self,
+        job_id: JobId,
+        task_id: TaskId,
+        worker_id: WorkerId,
+        event_id: str,
+        *,
+        event: WorkerEventArrived | None,
+        notification: bytes | None,
+    ) -> EventReport:
+        p = self._p(job_id)
+        answer = cast(
+            "bytes",
+            await self._commands.script(
+                _EVENT,
+                [keys.job(p, job_id)],
+                [
+                    p, job_id, task_id, worker_id, event_id,
+                    b"" if event is None else codec.pack(event), notification or b"", EVENTS_KNOWN,
+                ],
+            ),
+        )  # fmt: skip
+        if answer == b"again":
+            return EventReport(answer=ResultAnswer.APPLIED, is_repeat=True)
+        return EventReport(answer=ResultAnswer(answer.decode()))
+
+    async def holder(self, job_id: JobId, task_id: TaskId) -> WorkerId | None:
+        job, worker = cast(
+            "list[bytes | None]",
+            await self._commands.command(
+                "HMGET", keys.task(self._p(job_id), task_id), "job", "worker"
+            ),
+        )
+        return WorkerId(worker.decode()) if worker and job == job_id.encode() else None
 
     async def return_leases(
         self, partition: int, worker_id: WorkerId, incarnation: int, *, lost: bool
@@ -189,6 +266,31 @@ class RedisBoard(TaskBoard):
             total += count
             if cursor == b"0":
                 return total
+
+    async def waiting(self, job_id: JobId, limit: int) -> list[WaitingTask]:
+        p = self._p(job_id)
+        found: dict[bytes, WaitingTask] = {}
+        cursor = b"0"
+        while True:
+            cursor, *rows = cast(
+                "tuple[bytes, *tuple[list[bytes], ...]]",
+                await self._commands.script(_WAITING, [keys.job(p, job_id)], [p, cursor]),
+            )
+            for meta, member, offer, priority in rows:
+                shape = _unpack_shape(meta)
+                found[member] = _waiting(shape, member, job_id.encode(), offer, float(priority))
+            if cursor == b"0" or len(found) >= limit:
+                ordered = sorted(found.items(), key=lambda item: (-item[1].priority, item[0]))
+                return [task for _, task in ordered[:limit]]
+
+    async def type_of(self, task_id: TaskId, job_id: JobId) -> str | None:
+        key = keys.task(self._p(job_id), task_id)
+        owner, meta = cast(
+            "list[bytes | None]", await self._commands.command("HMGET", key, "job", "meta")
+        )
+        if meta is None or owner != job_id.encode():
+            return None
+        return _unpack_shape(meta).type
 
 
 def _waiting(

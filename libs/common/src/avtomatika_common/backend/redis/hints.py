@@ -6,12 +6,13 @@ by itself, and those who wait do so by their own clock.
 
 import asyncio
 from collections import deque
+from itertools import takewhile
 from typing import Final, Literal, cast
 
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
-from avtomatika_common.backend.ports import Hint, Hints, StoreUnavailable
+from avtomatika_common.backend.ports import Hint, Hints, Places, StoreUnavailable
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.connection import Commands
 from avtomatika_common.backend.redis.readers import Entry, Readers
@@ -78,7 +79,8 @@ class _Feed:
                     lost = after < self._begins
         except TimeoutError:
             return _text(after), [], False
-        found = [hint for position, hint in self._hints if position > after]
+        found = [hint for _, hint in takewhile(lambda one: one[0] > after, reversed(self._hints))]
+        found.reverse()
         return _text(max(after, self._ends)), found, lost
 
     async def _follow(self) -> None:
@@ -111,8 +113,12 @@ def _stream(source: str) -> str:
 
 
 def _hint(fields: dict[bytes, bytes]) -> Hint:
-    kind = cast("Literal['task', 'timer', 'worker']", fields[b"k"].decode())
+    kind = cast("Literal['task', 'timer', 'worker', 'unmatched']", fields[b"k"].decode())
     value = fields[b"v"].decode()
+    if b"p" in fields:
+        incarnation, room, held, stamp = map(int, fields[b"p"].split(b":"))
+        places = Places(incarnation=incarnation, room=room, held=held, stamp=stamp)
+        return Hint(kind=kind, value=value, places=places)
     if kind == "timer":  # scripts count in milliseconds
         value = str(float(value) / 1000)
     return Hint(kind=kind, value=value)

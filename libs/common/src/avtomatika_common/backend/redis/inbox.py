@@ -1,7 +1,7 @@
 """The inbox in Redis: two streams per executor group and partition, one consumer per executor."""
 
 import secrets
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import msgspec
 from redis.asyncio.connection import ConnectionPool
@@ -45,8 +45,15 @@ _SET_ASIDE: Final = script("set_aside")
 _PENDING_AT_ONCE: Final = 10_000
 
 
-def completed(event: InboxEvent, leased_at: float | None) -> InboxEvent:
-    """An event made inside Redis lacks what only a process can give: a fresh id, chance."""
+def completed(
+    event: InboxEvent, leased_at: float | None, checkpoint: dict[str, Any] | None
+) -> InboxEvent:
+    """An event made inside Redis lacks what only a process can give: a fresh id, chance.
+
+    One made by a process lacks what only the board knows: the lease, the checkpoint.
+    """
+    if checkpoint is not None and isinstance(event, TaskFailed | TaskTimedOut):
+        event = msgspec.structs.replace(event, checkpoint=checkpoint)
     match event:
         case TimerFired(fresh_id=""):
             return msgspec.structs.replace(event, fresh_id=TaskId(ids.new_id()))
@@ -166,11 +173,13 @@ class RedisInbox(Inbox):
                 await self._commands.command("XACK", stream, "g", entry_id)
                 continue
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
-            leased_at = fields.get(b"l")
+            leased_at, checkpoint = fields.get(b"l"), fields.get(b"c")
             event: InboxEvent | None = None
             try:
                 event = completed(
-                    codec.unpack_event(fields[b"e"]), int(leased_at) / 1000 if leased_at else None
+                    codec.unpack_event(fields[b"e"]),
+                    int(leased_at) / 1000 if leased_at else None,
+                    codec.unpack(checkpoint) if checkpoint else None,
                 )
             except (KeyError, ValueError, msgspec.MsgspecError) as error:
                 log.warning("inbox entry unreadable", entry=entry_id.decode(), error=str(error))

@@ -173,7 +173,7 @@ class RedisJobs(JobStore):
             packed_data = codec.pack_data(job.data)
         runs_on = head.status is JobStatus.RUNNING
         mode = "requeue" if runs_on and requeue else _MODE_OF[runs_on]
-        for command in step.commands:
+        for command in step.commands:  # a step before it leaves the job running: it has none
             if isinstance(command, StartBranches) and len(command.branches) > _BRANCHES_AT_ONCE:
                 await self._stage(job, command, stored.next_nonce)
         arguments: list[Argument] = [
@@ -184,8 +184,11 @@ class RedisJobs(JobStore):
         ]  # fmt: skip
         if mode == "requeue":
             arguments.append(_CONTINUE)
-        if step.commands:
-            self._add_effects(arguments, job, step.commands, fence)
+        index = 0
+        for one in step.in_order:
+            if one.commands:
+                self._add_effects(arguments, one.job, one.commands, fence, index)
+                index += len(one.commands)
         if job.is_terminal:
             self._add_end(arguments, job)
         answer = cast(
@@ -212,10 +215,16 @@ class RedisJobs(JobStore):
         arguments += ("finish", int(self._options.retention_seconds))
 
     def _add_effects(
-        self, arguments: list[Argument], job: Job, commands: Sequence[Command], fence: str
+        self,
+        arguments: list[Argument],
+        job: Job,
+        commands: Sequence[Command],
+        fence: str,
+        first: int,
     ) -> None:
+        """`first`: place of the first command within the commit."""
         nonce = fence.partition(":")[2]
-        for index, command in enumerate(commands):
+        for index, command in enumerate(commands, first):
             match command:
                 case RecordFact():
                     if self._options.keep_facts:
@@ -366,21 +375,27 @@ class RedisJobs(JobStore):
         )
         return now is not None and int(now) == run and cancel != b"1"
 
-    async def request_cancel(self, job_id: JobId, event: CancelRequested) -> bool:
+    async def request_cancel(
+        self, job_id: JobId, event: CancelRequested
+    ) -> list[tuple[WorkerId, TaskId]]:
         p = self._p(job_id)
-        answer = cast(
-            "list[bytes | int]",
+        answer, *held = cast(
+            "list[bytes]",
             await self._commands.script(
                 _CANCEL,
                 [keys.job(p, job_id)],
                 [p, job_id, ids.new_nonce(), codec.pack(event)],
             ),
         )
-        if answer[0] == b"NONE":
+        if answer == b"NONE":
             raise JobNotFound
-        if answer[0] == b"TERMINAL":
-            raise JobIsTerminal(cast("bytes", answer[1]).decode())
-        return answer[1] == 1
+        if answer == b"TERMINAL":
+            raise JobIsTerminal(held[0].decode())
+        words = [word.decode() for word in held]
+        return [
+            (WorkerId(worker_id), TaskId(task_id))
+            for worker_id, task_id in zip(words[::2], words[1::2], strict=True)
+        ]
 
     async def decide_approval(self, job_id: JobId, *, token: str, decision: str, at: float) -> None:
         p = self._p(job_id)
@@ -451,6 +466,7 @@ def _offer(offer: OfferTask, job_id: JobId) -> tuple[Argument, ...]:
         "params": offer.params,
         "tracing_context": offer.tracing_context,
         "params_metadata": offer.params_metadata,
+        "attempt": offer.attempt,
     }
     meta = {
         "type": offer.type,
@@ -463,6 +479,7 @@ def _offer(offer: OfferTask, job_id: JobId) -> tuple[Argument, ...]:
         shape, codec.pack(meta), offer.type, offer.priority, codec.pack(payload),
         milliseconds(offer.dispatch_deadline), int(offer.result_timeout_seconds * 1000),
         "1" if offer.is_branch else "",
+        b"" if offer.checkpoint is None else codec.pack(offer.checkpoint),
     )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ class RedisRelay(Relay):
         if not entries:
             return 0
         await self._workers.change_holds(
-            [(f[b"k"], f[b"w"], f[b"t"], f.get(b"o", b"")) for _, f in entries]
+            [(f[b"k"], f[b"w"], f[b"t"], f.get(b"o", b""), f.get(b"j", b"")) for _, f in entries]
         )
         await self._commands.command("XDEL", out, *(entry_id for entry_id, _ in entries))
         return len(entries)

@@ -1,11 +1,14 @@
 """The workers in Redis: who is registered, which polls are open, what was promised to whom."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
 from avtomatika_common import codec, ids
 from avtomatika_common.backend.ports import (
+    Beat,
     MatchAnswer,
+    Matched,
+    Places,
     Registered,
     WaitingTask,
     Worker,
@@ -15,7 +18,7 @@ from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.connection import Argument, Commands
 from avtomatika_common.backend.redis.readers import by_field
 from avtomatika_common.backend.redis.scripts import script
-from avtomatika_core.job import TaskId, WorkerId
+from avtomatika_core.job import JobId, TaskId, WorkerId
 
 _REGISTER: Final = script("register")
 _BEAT: Final = script("beat")
@@ -23,14 +26,19 @@ _LEAVE: Final = script("leave")
 _EXPIRE: Final = script("expire_workers")
 _ANNOUNCE: Final = script("announce_credit")
 _WITHDRAW: Final = script("withdraw_credit")
-_MATCH: Final = script("match_worker")
+_MATCH: Final = script("match_workers")
 _CHANGE_HOLDS: Final = script("change_holds")
 _READ: Final = script("read_workers")
 _COUNT: Final = script("count_workers")
+_STOP_TASK: Final = script("stop_task")
+_CLAIM_SOCKET: Final = script("claim_socket")
+_RENEW_SOCKETS: Final = script("renew_sockets")
+_RELEASE_SOCKET: Final = script("release_socket")
 
 _W: Final = keys.WORKERS
 _EXP: Final = f"{_W}exp"
 _PROMISE_MS: Final = 10_000
+_SOCKET_MS: Final = 60_000
 _AT_ONCE: Final = 512
 _NOT_THE_WORKERS: Final = frozenset({"worker_id", "reputation"})
 """Keys a heartbeat does not change."""
@@ -57,7 +65,7 @@ class RedisWorkers(WorkerDirectory):
 
     async def beat(
         self, worker_id: WorkerId, changes: Mapping[str, Any] | None, ttl_seconds: float
-    ) -> tuple[Mapping[str, Any], Sequence[TaskId]] | None:
+    ) -> Beat | None:
         changed = {k: v for k, v in (changes or {}).items() if k not in _NOT_THE_WORKERS}
         current = changed.get("current_tasks")
         names_tasks = isinstance(current, list)
@@ -70,23 +78,36 @@ class RedisWorkers(WorkerDirectory):
         if names_tasks:
             arguments += [str(task_id) for task_id in cast("list[object]", current)]
         reply = cast(
-            "tuple[list[bytes], list[bytes]] | None",
+            "tuple[list[bytes], list[bytes], int] | None",
             await self._commands.script(_BEAT, [_EXP], arguments),
         )
         if reply is None:
             return None
-        flat, to_stop = reply
-        return _document(by_field(flat)), [TaskId(task_id.decode()) for task_id in to_stop]
+        flat, to_stop, held = reply
+        return Beat(
+            document=_document(by_field(flat)),
+            cancel_task_ids=[TaskId(task_id.decode()) for task_id in to_stop],
+            held=held,
+        )
 
     async def leave(self, worker_id: WorkerId) -> bool:
         return bool(await self._commands.script(_LEAVE, [_EXP], [_W, worker_id]))
 
     async def get(self, worker_id: WorkerId) -> Worker | None:
-        _, *rows = cast(
-            "tuple[bytes, *tuple[Row, ...]]",
-            await self._commands.script(_READ, [_EXP], [_W, "", worker_id]),
-        )
-        return _worker(rows[0]) if rows else None
+        found = await self.get_all([worker_id])
+        return found[0] if found else None
+
+    async def get_all(self, worker_ids: Collection[WorkerId]) -> list[Worker]:
+        wanted, found = list(worker_ids), list[Worker]()
+        for start in range(0, len(wanted), _AT_ONCE // 2):
+            _, *rows = cast(
+                "tuple[bytes, *tuple[Row, ...]]",
+                await self._commands.script(
+                    _READ, [_EXP], [_W, "", *wanted[start : start + _AT_ONCE // 2]]
+                ),
+            )
+            found += [_worker(row) for row in rows]
+        return found
 
     async def live(self) -> list[Worker]:
         found: dict[bytes, Worker] = {}
@@ -104,7 +125,14 @@ class RedisWorkers(WorkerDirectory):
         return cast("int", await self._commands.script(_COUNT, [_EXP], []))
 
     async def announce_credit(
-        self, worker_id: WorkerId, poll_id: str, gateway: str, until: float, ttl_seconds: float
+        self,
+        worker_id: WorkerId,
+        poll_id: str,
+        gateway: str,
+        until: float,
+        ttl_seconds: float,
+        *,
+        room: int = 1,
     ) -> int | None:
         return cast(
             "int | None",
@@ -112,28 +140,32 @@ class RedisWorkers(WorkerDirectory):
                 _ANNOUNCE,
                 [_EXP],
                 [
-                    _W, worker_id, f"{poll_id}|{gateway}", int(until * 1000),
+                    _W, worker_id, f"{poll_id}|{room}|{gateway}", int(until * 1000),
                     int(ttl_seconds * 1000),
                 ],
             ),
         )  # fmt: skip
 
     async def withdraw_credit(self, worker_id: WorkerId, poll_id: str) -> None:
-        await self._commands.script(_WITHDRAW, [f"{_W}cred:{worker_id}"], [poll_id])
+        await self._commands.script(_WITHDRAW, [f"{_W}cred:{worker_id}"], [_W, worker_id, poll_id])
 
-    async def match(self, worker_id: WorkerId, task: WaitingTask) -> MatchAnswer:
-        answer = cast(
-            "bytes",
-            await self._commands.script(
-                _MATCH,
-                [_EXP],
-                [
-                    _W, worker_id, task.task_id, task.job_id, task.offer_number, task.type,
-                    _PROMISE_MS,
-                ],
-            ),
-        )  # fmt: skip
-        return MatchAnswer(answer.decode().lower())
+    async def match(self, matches: Sequence[tuple[WorkerId, WaitingTask]]) -> Matched:
+        arguments: list[Argument] = [_W, _PROMISE_MS]
+        for worker_id, task in matches:
+            arguments += (worker_id, task.task_id, task.job_id, task.offer_number, task.type)
+        answers, *places = cast(
+            "tuple[list[bytes], *tuple[tuple[bytes, bytes, int, int, int], ...]]",
+            await self._commands.script(_MATCH, [_EXP], arguments),
+        )
+        return Matched(
+            answers=[MatchAnswer(answer.decode().lower()) for answer in answers],
+            places={
+                WorkerId(worker_id.decode()): Places(
+                    incarnation=int(incarnation), room=room, held=held, stamp=stamp
+                )
+                for worker_id, incarnation, room, held, stamp in places
+            },
+        )
 
     async def end_hold(
         self,
@@ -144,12 +176,53 @@ class RedisWorkers(WorkerDirectory):
         offer_number: int | None = None,
     ) -> None:
         offer = "" if offer_number is None else offer_number
-        await self.change_holds([("stop" if stop else "end_hold", worker_id, task_id, offer)])
+        kind = "stop" if stop else "end_hold" if offer_number is None else "unmatched"
+        await self.change_holds([(kind, worker_id, task_id, offer, "")])
 
     async def change_holds(self, changes: Sequence[tuple[Argument, ...]]) -> None:
-        """Apply (kind, worker, task, offer number) in order; at most 512, see `change_holds.lua`."""
+        """Apply (kind, worker, task, offer number, job) in order; at most 512, see the script."""
         arguments = [argument for change in changes for argument in change]
         await self._commands.script(_CHANGE_HOLDS, [_EXP], [_W, *arguments])
+
+    async def stop_task(self, worker_id: WorkerId, task_id: TaskId, job_id: JobId) -> bool:
+        return bool(
+            await self._commands.script(_STOP_TASK, [_EXP], [_W, worker_id, task_id, job_id])
+        )
+
+    async def to_stop(self, worker_id: WorkerId) -> list[TaskId]:
+        found = cast(
+            "list[bytes]",
+            await self._commands.command("ZRANGE", f"{_W}cancel:{worker_id}", 0, _AT_ONCE - 1),
+        )
+        return [TaskId(task_id.decode()) for task_id in found]
+
+    async def claim_socket(self, worker_id: WorkerId, gateway: str, connection: str) -> None:
+        await self._commands.script(
+            _CLAIM_SOCKET,
+            [f"{_W}sock:{worker_id}"],
+            [_W, worker_id, connection, gateway, _SOCKET_MS],
+        )
+
+    async def renew_sockets(
+        self, gateway: str, sockets: Sequence[tuple[WorkerId, str]]
+    ) -> list[tuple[WorkerId, str]]:
+        lost: list[tuple[WorkerId, str]] = []
+        for start in range(0, len(sockets), _AT_ONCE // 2):
+            flat = [part for one in sockets[start : start + _AT_ONCE // 2] for part in one]
+            reply = cast(
+                "list[bytes]",
+                await self._commands.script(
+                    _RENEW_SOCKETS, [_EXP], [_W, gateway, _SOCKET_MS, *flat]
+                ),
+            )
+            words = [word.decode() for word in reply]
+            lost += [
+                (WorkerId(worker), one) for worker, one in zip(words[::2], words[1::2], strict=True)
+            ]
+        return lost
+
+    async def release_socket(self, worker_id: WorkerId, connection: str) -> None:
+        await self._commands.script(_RELEASE_SOCKET, [f"{_W}sock:{worker_id}"], [connection])
 
     async def expire(self) -> int:
         total = 0
@@ -195,14 +268,17 @@ def _document(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
 
 
 def _worker(row: Row) -> Worker:
-    worker_id, open_polls, held, flat = row
+    worker_id, room, held, flat = row
     fields = by_field(flat)
     return Worker(
         worker_id=WorkerId(worker_id.decode()),
         document=_document(fields),
-        incarnation=int(fields[b"inc"]),
-        open_polls=open_polls,
-        held=held,
+        places=Places(
+            incarnation=int(fields[b"inc"]),
+            room=room,
+            held=held,
+            stamp=int(fields.get(b"stamp", 0)),
+        ),
         turns={
             field[2:].decode(): int(value) / 1000
             for field, value in fields.items()

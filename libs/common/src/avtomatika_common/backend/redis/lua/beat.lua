@@ -6,7 +6,8 @@
   KEYS  exp
   ARGV  w, worker, ttl (ms), number of pairs, '1' if its current tasks follow, else '0',
         pairs of its hash: field, value; then the tasks it says it has
-  Returns  {hash of the worker, tasks it should stop}; nil: it is not registered
+  Returns  {hash of the worker, tasks it should stop, how many it holds or was promised};
+           nil: it is not registered
 ]]
 local w, worker, pairs_end = ARGV[1], ARGV[2], 5 + 2 * tonumber(ARGV[4])
 local key, cancel, now = w .. 'w:' .. worker, w .. 'cancel:' .. ARGV[2], now_ms()
@@ -41,4 +42,5 @@ if ARGV[5] == '1' and #to_stop > 0 then
   end
   to_stop = rest
 end
-return {redis.call('HGETALL', key), to_stop}
+local held = redis.call('ZCOUNT', w .. 'hold:' .. worker, '(' .. now, '+inf')
+return {redis.call('HGETALL', key), to_stop, held}

@@ -86,14 +86,29 @@ if stored[2] ~= status then
   count(stored[2], status)
 end
 
-local effects = {
-  -- task id, shape, meta, type, priority, payload, dispatch due (ms) or '', result timeout (ms), branch
-  offer = function(i)
-    offer_task(p, job_id, ARGV[i], {shape = ARGV[i + 1], meta = ARGV[i + 2], type = ARGV[i + 3],
-      priority = ARGV[i + 4], payload = ARGV[i + 5], dispatch_due = ARGV[i + 6],
-      result_ms = ARGV[i + 7], branch = ARGV[i + 8]})
-    return i + 9
-  end,
+-- Most steps have one of these two effects; the others are made when they are needed.
+
+-- task id, shape, meta, type, priority, payload, dispatch due (ms) or '', result timeout (ms), branch,
+-- checkpoint or ''
+local function offer(i)
+  offer_task(p, job_id, ARGV[i], {shape = ARGV[i + 1], meta = ARGV[i + 2], type = ARGV[i + 3],
+    priority = ARGV[i + 4], payload = ARGV[i + 5], dispatch_due = ARGV[i + 6],
+    result_ms = ARGV[i + 7], branch = ARGV[i + 8], checkpoint = ARGV[i + 9]})
+  return i + 10
+end
+
+-- retention (s), 0: for ever
+local function finish(i)
+  redis.call('SREM', p .. 'live', job_id)
+  if ARGV[i] ~= '0' then
+    for _, suffix in ipairs({'', ':br', ':st', ':res', ':prog', ':ev', ':done'}) do
+      redis.call('EXPIRE', job .. suffix, ARGV[i])
+    end
+  end
+  return i + 1
+end
+
+local function other_effects() return {
   -- how many open branches: forget an earlier fan-out
   fan_out = function(i)
     redis.call('UNLINK', job .. ':br', job .. ':res')
@@ -194,19 +209,19 @@ local effects = {
     redis.call('ZADD', p .. 'quar', ARGV[i], job_id)
     return i + 1
   end,
-  -- retention (s), 0: for ever
-  finish = function(i)
-    redis.call('SREM', p .. 'live', job_id)
-    if ARGV[i] ~= '0' then
-      for _, suffix in ipairs({'', ':br', ':st', ':res', ':prog', ':done'}) do
-        redis.call('EXPIRE', job .. suffix, ARGV[i])
-      end
-    end
-    return i + 1
-  end,
-}
+} end
+
+local others
 local i = mode == 'requeue' and 15 or 14
 while ARGV[i] do
-  i = effects[ARGV[i]](i + 1)
+  local name = ARGV[i]
+  if name == 'offer' then
+    i = offer(i + 1)
+  elseif name == 'finish' then
+    i = finish(i + 1)
+  else
+    others = others or other_effects()
+    i = others[name](i + 1)
+  end
 end
 return mode == 'requeue' and claim or 'OK'

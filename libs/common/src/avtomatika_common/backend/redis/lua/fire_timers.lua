@@ -30,7 +30,7 @@ local function time_out(task_id, timeout)
   end
   close_task(p, task_id, t, 'deadline|', true)
   if group then
-    append_event(p, group, t.job, cmsgpack.pack(event), t.branch, t.leased_at)
+    append_event(p, group, t.job, cmsgpack.pack(event), t.branch, t.leased_at, t.checkpoint)
   end
 end
 
@@ -94,7 +94,7 @@ function fire.o(job_id)
   for _, packed in ipairs(redis.call('LPOP', job .. ':st', CHUNK) or {}) do
     local o = cmsgpack.unpack(packed)
     offer_task(p, job_id, o[1], {shape = o[2], meta = o[3], type = o[4], priority = o[5],
-      payload = o[6], dispatch_due = o[7], result_ms = o[8], branch = '1'})
+      payload = o[6], dispatch_due = o[7], result_ms = o[8], branch = '1', checkpoint = ''})
   end
   if redis.call('EXISTS', job .. ':st') == 1 then
     set_timer(p, 'o', job_id, '', now)

@@ -6,15 +6,20 @@
   KEYS  task
   ARGV  p, task id, job id, offer number, worker, its incarnation, delivery timeout (ms),
         nonce of this call
-  Returns  payload; nil: not on the board with this offer, not wanted, or the registration is over
+  Returns  {payload, leased at (ms), result timeout (ms), checkpoint or ''}; nil: not on the board with this offer, not wanted, or the registration is over
 ]]
 local p, task_id, job_id, worker = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
+
+local function leased(t, at)
+  return {t.payload, tonumber(at), t.result_ms, t.checkpoint or ''}
+end
+
 local t = read_task(p, task_id)
 if not t or t.job ~= job_id or t.offer ~= ARGV[4] then
   return false
 end
 if t.state == 'leased' then
-  return redis.call('HGET', KEYS[1], 'nonce') == ARGV[8] and t.payload
+  return redis.call('HGET', KEYS[1], 'nonce') == ARGV[8] and leased(t, t.leased_at)
 end
 if redis.call('HGET', p .. 'j:' .. job_id, 'cancel') == '1' then
   return false
@@ -36,4 +41,4 @@ redis.call('HSET', p .. 'held:' .. worker, task_id, ARGV[6] .. ':' .. job_id)
 clear_timer(p, 'd', job_id, task_id)
 set_timer(p, 'c', job_id, task_id, now + tonumber(ARGV[7]))
 redis.call('XADD', p .. 'out', '*', 'k', 'keep_hold', 'w', worker, 't', task_id, 'o', t.offer)
-return t.payload
+return leased(t, now)

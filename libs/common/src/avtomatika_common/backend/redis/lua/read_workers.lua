@@ -4,8 +4,8 @@
   Workers whose registration is live, as they last described themselves.
 
   KEYS  exp
-  ARGV  w, cursor ('0' first) or '' for one worker, about how many at once or its id
-  Returns  {next cursor ('0' no more), {worker, open polls, tasks held, its hash}, ...}
+  ARGV  w, cursor ('0' first), about how many at once; or w, '', the workers' ids
+  Returns  {next cursor ('0' no more), {worker, room, tasks held, its hash}, ...}
 ]]
 local w, now, alive = ARGV[1], now_ms(), {}
 local found = {'0'}
@@ -14,12 +14,14 @@ local function add(worker, expiry)
   if expiry and tonumber(expiry) > now then
     local hash = redis.call('HGETALL', w .. 'w:' .. worker)
     local held = redis.call('ZCOUNT', w .. 'hold:' .. worker, '(' .. now, '+inf')
-    found[#found + 1] = {worker, #credits(w, worker, now, alive), held, hash}
+    found[#found + 1] = {worker, room_of(credits(w, worker, now, alive)), held, hash}
   end
 end
 
 if ARGV[2] == '' then
-  add(ARGV[3], redis.call('ZSCORE', KEYS[1], ARGV[3]))
+  for n = 3, #ARGV do
+    add(ARGV[n], redis.call('ZSCORE', KEYS[1], ARGV[n]))
+  end
 else
   local page = redis.call('ZSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
   found[1] = page[1]

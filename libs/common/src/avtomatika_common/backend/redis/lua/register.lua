@@ -1,7 +1,8 @@
 #!lua
 --@include workers
 --[[
-  A new registration of a worker; an earlier one, live or not, is given up as lost.
+  A new registration of a worker; an earlier one, live or not, is given up as lost,
+  and the socket of a live one is closed.
 
   KEYS  exp
   ARGV  w, worker, ttl (ms), nonce of this call, then pairs of its hash: field, value
@@ -19,6 +20,7 @@ if stored[1] then
   local hash = redis.call('HGETALL', key)
   if is_live(w, worker, now) then
     replaced = hash
+    close_socket(w, worker)
   end
   for n = 1, #hash, 2 do
     if string.sub(hash[n], 1, 2) == 't:' then

@@ -5,7 +5,8 @@
 
   KEYS  job
   ARGV  p, job id, nonce of this call (a repeat of it has no effect), event
-  Returns  {'NONE'} no such job; {'TERMINAL', status}; {'OK', 1 a task is with a worker, else 0}
+  Returns  {'NONE'} no such job; {'TERMINAL', status}; {'OK', worker, task, ...}: its tasks that
+           are with a worker
 ]]
 local job, p = KEYS[1], ARGV[1]
 local stored = redis.call('HMGET', job, 'status', 'cancel', 'group', 'wait', 'cancel_call', 'fence')
@@ -15,16 +16,17 @@ end
 if redis.call('SISMEMBER', p .. 'live', ARGV[2]) == 0 then
   return {'TERMINAL', stored[1]}
 end
-local held = 0
+local held = {'OK'}
 if stored[1] == 'waiting_for_worker' or stored[1] == 'waiting_for_parallel_tasks' then
   local open = redis.call('HKEYS', job .. ':br')
   if string.sub(stored[4], 1, 2) == 't:' then
     open[#open + 1] = string.sub(stored[4], 3)
   end
   for n = 1, math.min(#open, 512) do
-    if redis.call('HGET', p .. 't:' .. open[n], 'state') == 'leased' then
-      held = 1
-      break
+    local t = redis.call('HMGET', p .. 't:' .. open[n], 'state', 'worker')
+    if t[1] == 'leased' then
+      held[#held + 1] = t[2]
+      held[#held + 1] = open[n]
     end
   end
 end
@@ -34,4 +36,4 @@ if stored[2] ~= '1' and stored[5] ~= ARGV[3] then
   redis.call('HSET', job, 'cancel', '1', 'fence', fence_after(stored[6], ARGV[3]), 'claim', claim,
     'cancel_call', ARGV[3])
 end
-return {'OK', held}
+return held

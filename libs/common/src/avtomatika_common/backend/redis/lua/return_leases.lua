@@ -19,7 +19,8 @@ local function fail(task_id, t)
   close_task(p, task_id, t, 'lost|', true)
   if group then
     append_event(p, group, t.job, cmsgpack.pack({event = 'task_failed', at = now_ms() / 1000,
-      task_id = task_id, worker_id = worker, fresh_id = '', message = message}), t.branch, t.leased_at)
+      task_id = task_id, worker_id = worker, fresh_id = '', message = message}), t.branch, t.leased_at,
+      t.checkpoint)
   end
 end
 

@@ -4,14 +4,14 @@
 
   KEYS  job
   ARGV  nonce of that commit, '1' to begin anew or '', lifetime (s) if no commit comes,
-        then for each: task id, Branch, and the eight arguments of commit's effect `offer` behind it
+        then for each: task id, Branch, and the nine arguments of commit's effect `offer` behind it
   Returns  how many are laid
 ]]
 local branches, offers = KEYS[1] .. ':br:' .. ARGV[1], KEYS[1] .. ':st:' .. ARGV[1]
 if ARGV[2] == '1' then
   redis.call('DEL', branches, offers)
 end
-for i = 4, #ARGV, 10 do
+for i = 4, #ARGV, 11 do
   if redis.call('HSET', branches, ARGV[i], ARGV[i + 1]) == 1 then  -- else this call is a repeat
     redis.call('RPUSH', offers, cmsgpack.pack({ARGV[i], unpack(ARGV, i + 2, i + 8)}))
   end

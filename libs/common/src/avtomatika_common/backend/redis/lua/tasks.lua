@@ -7,9 +7,10 @@
     j:<job>:st      list   offers of a large fan-out that are not made yet
     j:<job>:res     hash   task id -> BranchResult of the last fan-out
     j:<job>:prog    list   last 100 progress entries
+    j:<job>:ev      zset   last 1000 worker events that counted: `<worker>|<event id>`, by time
     j:<job>:done    hash   closed tasks: id -> `result|<worker>`, `deadline|`, `lost|` or `closed|`
     t:<task>        hash   job state(board|leased) shape member prio offer payload meta branch
-                           result_ms dispatch_due reason worker inc leased_at checkpoint
+                           result_ms dispatch_due reason worker inc leased_at checkpoint missed
     board:<shape>   zset   score -priority, member `<16 digits>:<task>` (first in, first out)
     shapes          hash   non-empty shapes -> msgpack {type, resource_requirements, max_cost, strategy}
     seq             int    numbers the members
@@ -18,7 +19,7 @@
                            entry, d dispatch deadline, c delivery confirmation, r result deadline,
                            o offers of a large fan-out, x its closing
     out             stream what takes effect in the workers' slot: k=end_hold|stop|keep_hold, w=worker,
-                           t=task, o=number of the offer it is about
+                           t=task, o=number of the offer it is about, j=job
     gone:<worker>   string incarnations up to this one were given up; for 60 s
     hint            stream wake-ups: k=task|timer, v=task type or due time
 ]]
@@ -57,6 +58,9 @@ local function offer_task(p, job_id, task_id, o)
   redis.call('HSET', p .. 't:' .. task_id, 'job', job_id, 'state', 'board', 'shape', o.shape,
     'member', member, 'prio', o.priority, 'offer', '1', 'payload', o.payload, 'meta', o.meta,
     'branch', o.branch, 'result_ms', o.result_ms, 'dispatch_due', o.dispatch_due)
+  if o.checkpoint ~= '' then
+    redis.call('HSET', p .. 't:' .. task_id, 'checkpoint', o.checkpoint)
+  end
   redis.call('ZADD', p .. 'board:' .. o.shape, -tonumber(o.priority), member)
   redis.call('HSET', p .. 'shapes', o.shape, o.meta)
   if o.dispatch_due ~= '' then
@@ -76,7 +80,7 @@ end
 local function return_to_board(p, task_id, t)
   redis.call('HINCRBY', p .. 't:' .. task_id, 'offer', '1')
   redis.call('HSET', p .. 't:' .. task_id, 'state', 'board')
-  redis.call('HDEL', p .. 't:' .. task_id, 'worker', 'inc', 'leased_at')
+  redis.call('HDEL', p .. 't:' .. task_id, 'worker', 'inc', 'leased_at', 'missed')
   redis.call('ZADD', p .. 'board:' .. t.shape, -tonumber(t.prio), t.member)
   redis.call('HSET', p .. 'shapes', t.shape, t.meta)
   if t.dispatch_due ~= '' then
@@ -87,13 +91,14 @@ end
 
 local function read_task(p, task_id)
   local v = redis.call('HMGET', p .. 't:' .. task_id, 'job', 'state', 'shape', 'member', 'prio',
-    'offer', 'meta', 'branch', 'result_ms', 'dispatch_due', 'worker', 'inc', 'leased_at', 'payload')
+    'offer', 'meta', 'branch', 'result_ms', 'dispatch_due', 'worker', 'inc', 'leased_at', 'payload',
+    'checkpoint')
   if not v[1] then
     return nil
   end
   return {job = v[1], state = v[2], shape = v[3], member = v[4], prio = v[5], offer = v[6],
     meta = v[7], branch = v[8], result_ms = v[9], dispatch_due = v[10], worker = v[11], inc = v[12],
-    leased_at = v[13], payload = v[14]}
+    leased_at = v[13], payload = v[14], checkpoint = v[15]}
 end
 
 -- The task's gate closes, once and for good: off the board or out of its holder's hands, no timer left.
@@ -106,15 +111,16 @@ local function close_task(p, task_id, t, why, stop)
     clear_timer(p, 'c', t.job, task_id)
     clear_timer(p, 'r', t.job, task_id)
     redis.call('XADD', p .. 'out', '*', 'k', stop and 'stop' or 'end_hold', 'w', t.worker, 't', task_id,
-      'o', t.offer)
+      'o', t.offer, 'j', t.job)
   end
   clear_timer(p, 'd', t.job, task_id)
   redis.call('HSET', p .. 'j:' .. t.job .. ':done', task_id, why)
   redis.call('DEL', p .. 't:' .. task_id)
 end
 
--- An event for a job, in the lane of started jobs. `leased_at` (ms): of the task it is about.
-local function append_event(p, group, job_id, event, branch, leased_at)
+-- An event for a job, in the lane of started jobs. `leased_at` (ms), `checkpoint`: of the task it is
+-- about.
+local function append_event(p, group, job_id, event, branch, leased_at, checkpoint)
   local entry = {p .. 'in:' .. group, '*', 'j', job_id, 'e', event}
   if branch == '1' then
     entry[#entry + 1] = 'b'
@@ -123,6 +129,10 @@ local function append_event(p, group, job_id, event, branch, leased_at)
   if leased_at then
     entry[#entry + 1] = 'l'
     entry[#entry + 1] = leased_at
+  end
+  if checkpoint then
+    entry[#entry + 1] = 'c'
+    entry[#entry + 1] = checkpoint
   end
   return redis.call('XADD', unpack(entry))
 end

@@ -1,0 +1,40 @@
+#!lua flags=allow-oom
+--@include tasks
+--@include held
+--[[
+  Which tasks a worker says it has. Those it names are confirmed; of the others, those that were handed
+  out before the report began go back to the board when the report before did not name them either.
+
+  KEYS  tasks held by the worker
+  ARGV  p, worker, begin of the report (ms), its name, then the tasks it names
+  Returns  how many went back
+]]
+local p, worker, began, report = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local named, returned = {}, 0
+for n = 5, #ARGV do
+  named[ARGV[n]] = true
+end
+for n, task_id in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if n > 512 then
+    break
+  end
+  local t = read_task(p, task_id)
+  if t and t.state == 'leased' and t.worker == worker then
+    local key = p .. 't:' .. task_id
+    if named[task_id] then
+      redis.call('HDEL', key, 'missed')
+      if redis.call('ZREM', p .. 'tm', 'c/' .. t.job .. '/' .. task_id) == 1 then
+        set_timer(p, 'r', t.job, task_id, tonumber(t.leased_at) + tonumber(t.result_ms))
+      end
+    elseif tonumber(t.leased_at) < began then
+      local missed = redis.call('HGET', key, 'missed')
+      if not missed then
+        redis.call('HSET', key, 'missed', report)
+      elseif missed ~= report then
+        take_back(p, task_id, t)
+        returned = returned + 1
+      end
+    end
+  end
+end
+return returned
