@@ -1,7 +1,7 @@
 """The way of a task in Redis: board, match, lease, result; and what becomes of it when a worker does not."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Generator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 import pytest
@@ -114,9 +114,12 @@ async def test_a_lease_whose_answer_was_lost_is_given_again_but_not_to_a_second_
     task_id = await ports.offer(job)
     p = keys.partition(0)
 
-    def send(nonce: str) -> Awaitable[bytes | None]:
-        arguments = [p, task_id, job, 1, ANN, 1, 5000, nonce]
-        return ports.commands.script(script("lease_task"), [keys.task(p, task_id)], arguments)
+    async def send(nonce: str) -> object:
+        arguments = [p, 5000, task_id, job, 1, ANN, 1, nonce]
+        [answer] = await ports.commands.script(
+            script("lease_tasks"), [keys.task(p, task_id)], arguments
+        )
+        return answer
 
     first, repeated, other_poll = await send("n1"), await send("n1"), await send("n2")
 

@@ -21,13 +21,23 @@ from avtomatika_gateway.skills import SkillContracts
 log = get_logger()
 
 
-class _Poll(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class _Poll(msgspec.Struct, kw_only=True, eq=False):
     poll_id: str
     worker_id: WorkerId
     room: int
     until: float
     answer: asyncio.Future[Sequence[LeasedTask]]
     """The tasks to hand out; empty: nothing came."""
+    is_matched: bool = False
+    """Tasks are on their way to it: it waits for them."""
+    is_over: bool = False
+    """Its time was over while they were."""
+
+    @property
+    def tasks(self) -> Sequence[LeasedTask]:
+        """Those that have reached it."""
+        is_answered = self.answer.done() and not self.answer.cancelled()
+        return self.answer.result() if is_answered else ()
 
 
 class Polls:
@@ -76,36 +86,40 @@ class Polls:
         """
         if self._is_closing:
             return ()
+        loop = asyncio.get_running_loop()
         timeout = self._timeout_seconds if seconds is None else seconds
         poll = _Poll(
             poll_id=new_id(),
             worker_id=worker_id,
             room=room,
             until=self._clock.now() + timeout,
-            answer=asyncio.get_running_loop().create_future(),
+            answer=loop.create_future(),
         )
         self._open[poll.poll_id] = poll
-        is_taken = False
+        time_limit = loop.call_later(timeout, self._time_is_over, poll)
         try:
             if not await self._announce(poll):
                 raise NotFound("Worker not found")
-            await asyncio.wait([poll.answer], timeout=timeout)
-            is_taken = True
+            return await poll.answer
+        except BaseException:
+            for task in poll.tasks:
+                self._deliveries.put_back(task, worker_id)
+            raise
         finally:
-            tasks = self._end(poll)
-            if not is_taken:
-                for task in tasks:
-                    self._deliveries.put_back(task, worker_id)
-        return tasks
+            time_limit.cancel()
+            self._end(poll)
 
-    def _end(self, poll: _Poll) -> Sequence[LeasedTask]:
-        """Close the poll; the tasks that had reached it."""
+    def _time_is_over(self, poll: _Poll) -> None:
+        poll.is_over = True
+        if not poll.is_matched:
+            self._settle(poll, ())
+
+    def _end(self, poll: _Poll) -> None:
+        """Nothing can reach the poll any more."""
         del self._open[poll.poll_id]
-        tasks = poll.answer.result() if poll.answer.done() else ()
-        if not tasks:
+        if not poll.tasks:
             poll.answer.cancel()
             self._start(self._withdraw(poll))
-        return tasks
 
     async def _withdraw(self, poll: _Poll) -> None:
         await self._workers.withdraw_credit(poll.worker_id, poll.poll_id)
@@ -123,21 +137,34 @@ class Polls:
 
     def matched(self, match: Match) -> None:
         """Lease the promised tasks for the poll; where one is gone, the other is given back."""
-        self._start(self._hand_over(match))
-
-    async def _hand_over(self, match: Match) -> None:
         poll = self._open.get(match.poll_id)
         if poll is None or poll.answer.done():
-            await asyncio.gather(*(self._decline(match, one) for one in match.promises))
-            return
-        leased = await asyncio.gather(*(self._lease(match, one) for one in match.promises))
-        tasks = [task for task in leased if task is not None]
-        if not tasks:
-            if not poll.answer.done() and not await self._announce(poll):
-                self._settle(poll, ())
-        elif not self._settle(poll, tasks):
+            self._start(self._decline_all(match))
+        else:
+            poll.is_matched = True
+            self._start(self._hand_over(poll, match))
+
+    async def _hand_over(self, poll: _Poll, match: Match) -> None:
+        try:
+            tasks = [task for task in await self._lease_all(match) if task is not None]
+            if not tasks:
+                poll.is_matched = False
+                if not poll.is_over and await self._announce(poll):
+                    return  # it waits for other tasks
+        except StoreUnavailable:
+            self._settle(poll, ())
+            raise
+        if not self._settle(poll, tasks):
             for task in tasks:
                 self._deliveries.put_back(task, match.worker_id)
+
+    async def _lease_all(self, match: Match) -> Sequence[LeasedTask | None]:
+        if len(match.promises) == 1:  # as most do; a gathering would cost a task of its own
+            return [await self._lease(match, match.promises[0])]
+        return await asyncio.gather(*(self._lease(match, one) for one in match.promises))
+
+    async def _decline_all(self, match: Match) -> None:
+        await asyncio.gather(*(self._decline(match, one) for one in match.promises))
 
     async def _lease(self, match: Match, promise: Promise) -> LeasedTask | None:
         task = await self._board.lease(

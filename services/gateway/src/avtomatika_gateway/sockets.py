@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol
 
 from avtomatika_common.backend.ports import (
@@ -96,7 +96,7 @@ class Sockets:
     def close(self, close: CloseSocket) -> None:
         if (found := self._open.get(close.connection)) is not None:
             log.info("socket replaced", worker_id=close.worker_id)
-            self._start(found[1].replace())
+            self._start(_replaced(found[1]))
 
     def _start(self, operation: Coroutine[None, None, None]) -> None:
         assert self._tasks is not None, "sockets are open while the service runs"
@@ -106,5 +106,10 @@ class Sockets:
 async def _sent(socket: Socket, command: WorkerCommand) -> None:
     try:
         await socket.send(command)
-    except ConnectionError:
+    except (ConnectionError, TimeoutError):
         log.info("command not sent", command=command.command, task_id=command.task_id)
+
+
+async def _replaced(socket: Socket) -> None:
+    with suppress(ConnectionError, TimeoutError):  # it ends by itself
+        await socket.replace()

@@ -43,8 +43,8 @@ from rxon.constants import (
     TASK_STATUS_FAILURE,
 )
 
-READY_SECONDS: Final = 0.05
-"""How long a poll waits that is not to wait: so long a task that is ready may be on its way."""
+READY_SECONDS: Final = 0.25
+"""How long a task that waits may be on its way to a poll that does not."""
 MOST_TASKS: Final = 512
 """At once, whatever a worker asks for."""
 
@@ -168,6 +168,8 @@ class WorkerOperations:
 
     async def ready_tasks(self, worker_id: WorkerId, most: int) -> Sequence[LeasedTask]:
         """As `poll`, of those that are ready; none for a worker that is not registered."""
+        if not await self._board.has_waiting():
+            return ()
         try:
             return await self._polls.wait(
                 worker_id, room=min(most, MOST_TASKS), seconds=READY_SECONDS

@@ -1,5 +1,6 @@
 """The worker's WebSocket: commands to it, progress from it."""
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Any, Final
@@ -7,7 +8,7 @@ from typing import Any, Final
 from aiohttp import WSCloseCode, WSMsgType, web
 
 import rxon
-from avtomatika_common.backend.ports import Backend, JobNotFound
+from avtomatika_common.backend.ports import Backend, JobNotFound, StoreUnavailable
 from avtomatika_common.codec import json_bytes
 from avtomatika_common.logs import get_logger
 from avtomatika_core.job import JobId, TaskId, WorkerId
@@ -22,6 +23,8 @@ from rxon.exceptions import BadMessage
 
 _PING_SECONDS: Final = 20.0
 """A connection that does not answer a ping for half as long is closed."""
+
+_OPENING_SECONDS: Final = 5.0
 
 log = get_logger()
 
@@ -57,12 +60,17 @@ class WorkerSockets:
         connection = web.WebSocketResponse(
             heartbeat=_PING_SECONDS, max_msg_size=self._max_message_bytes
         )
-        await connection.prepare(request)
-        self._open.add(connection)
-        try:
-            await _Session(self, connection, worker_id).run()
-        finally:
-            self._open.discard(connection)
+        if not connection.can_prepare(request):
+            raise web.HTTPBadRequest(text="This path is for WebSocket connections.")
+        async with AsyncExitStack() as holding:
+            session = _Session(self, connection, holding)
+            # Claimed before the worker knows that it is connected: of two the later one wins.
+            if worker_id is not None:
+                await session.belong_to(worker_id)
+            await connection.prepare(request)
+            self._open.add(connection)
+            holding.callback(self._open.discard, connection)
+            await session.run()
         return connection
 
     async def holder_of(self, document: Mapping[str, Any]) -> WorkerId | None:
@@ -74,10 +82,10 @@ class WorkerSockets:
         return None
 
     def held(
-        self, worker_id: WorkerId, connection: web.WebSocketResponse
+        self, worker_id: WorkerId, connection: "_Connection"
     ) -> AbstractAsyncContextManager[None]:
         """While the block lasts the connection is the worker's."""
-        return self._sockets.held(worker_id, _Connection(connection))
+        return self._sockets.held(worker_id, connection)
 
     async def report_progress(self, worker_id: WorkerId, document: Mapping[str, Any]) -> None:
         progress = rxon.parse_progress(document)
@@ -90,12 +98,17 @@ class _Connection:
 
     def __init__(self, connection: web.WebSocketResponse) -> None:
         self._connection = connection
+        self.is_open = asyncio.Event()
 
     async def send(self, command: WorkerCommand) -> None:
+        async with asyncio.timeout(_OPENING_SECONDS):
+            await self.is_open.wait()
         sent = {name: value for name, value in rxon.to_dict(command).items() if value is not None}
         await self._connection.send_str(json_bytes(sent).decode())
 
     async def replace(self) -> None:
+        async with asyncio.timeout(_OPENING_SECONDS):
+            await self.is_open.wait()
         await self._connection.close(
             code=WSCloseCode.POLICY_VIOLATION, message=b"New connection established"
         )
@@ -107,26 +120,26 @@ class _Session:
     def __init__(
         self,
         sockets: WorkerSockets,
-        connection: web.WebSocketResponse,
-        worker_id: WorkerId | None,
+        messages: web.WebSocketResponse,
+        holding: AsyncExitStack,
     ) -> None:
         self._sockets = sockets
-        self._connection = connection
+        self._messages = messages
+        self._connection = _Connection(messages)
+        self._holding = holding
         self._worker_id: WorkerId | None = None
-        self._claimed_by = worker_id
-        self._holding = AsyncExitStack()
 
-    async def run(self) -> None:
-        async with self._holding:
-            if self._claimed_by is not None:
-                await self._belong_to(self._claimed_by)
-            async for message in self._connection:
-                if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                    await self._take(message.data)
-
-    async def _belong_to(self, worker_id: WorkerId) -> None:
+    async def belong_to(self, worker_id: WorkerId) -> None:
+        """From now on this is the worker's socket."""
         self._worker_id = worker_id
         await self._holding.enter_async_context(self._sockets.held(worker_id, self._connection))
+
+    async def run(self) -> None:
+        """Take messages until the connection ends, which is open now."""
+        self._connection.is_open.set()
+        async for message in self._messages:
+            if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                await self._take(message.data)
 
     async def _take(self, data: str | bytes) -> None:
         try:
@@ -148,9 +161,11 @@ class _Session:
             log.warning(
                 "progress refused", worker_id=self._worker_id, reason=str(error) or "unknown job"
             )
+        except StoreUnavailable as reason:
+            log.warning("progress lost", worker_id=self._worker_id, reason=str(reason))
 
     async def _adopt(self, document: Mapping[str, Any]) -> None:
         """A connection that belongs to nobody is the holder's of the task it first reports on."""
         holder = await self._sockets.holder_of(document)
         if holder is not None:
-            await self._belong_to(holder)
+            await self.belong_to(holder)

@@ -382,6 +382,10 @@ class TaskBoard(Protocol):
         """The first tasks of each shape (type, requirements, cost limit, strategy), best first."""
         ...
 
+    async def has_waiting(self) -> bool:
+        """Whether any task is on the board, of whatever shape."""
+        ...
+
     async def explain(self, task: WaitingTask, reason: str | None) -> None:
         """Note why a waiting task waits (`waiting_reason`); only informs."""
         ...

@@ -44,6 +44,9 @@ class MemoryBoard(TaskBoard):
         )
         return [_waiting(here.tasks[task_id]) for _, _, task_id in places]
 
+    async def has_waiting(self) -> bool:
+        return any(here.board for here in self._tables.partitions)
+
     async def explain(self, task: WaitingTask, reason: str | None) -> None:
         waiting = self._tables.task(task.job_id, task.task_id)
         if waiting is not None and waiting.worker_id is None:

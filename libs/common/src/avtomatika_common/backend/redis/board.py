@@ -20,18 +20,19 @@ from avtomatika_common.backend.ports import (
 )
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.connection import Commands
-from avtomatika_common.backend.redis.scripts import Script, script
+from avtomatika_common.backend.redis.scripts import script
+from avtomatika_common.backend.redis.together import Together
 from avtomatika_core.events import TaskEvent, WorkerEventArrived
 from avtomatika_core.job import JobId, TaskId, WorkerId
 
 _HEADS: Final = script("board_heads")
 _COUNT: Final = script("count_board")
 _EXPLAIN: Final = script("explain_task")
-_LEASE: Final = script("lease_task")
-_CONFIRM: Final = script("confirm_delivery")
+_LEASE: Final = script("lease_tasks")
+_CONFIRM: Final = script("confirm_deliveries")
 _REPORT: Final = script("report_held")
 _UNDELIVER: Final = script("undeliver_task")
-_END_LEASE: Final = script("end_lease")
+_END_LEASES: Final = script("end_leases")
 _RETURN: Final = script("return_leases")
 _PROGRESS: Final = script("record_progress")
 _WAITING: Final = script("waiting_tasks")
@@ -60,7 +61,9 @@ class RedisBoard(TaskBoard):
     def __init__(self, commands: Commands, partitions: int, delivery_timeout_ms: int) -> None:
         self._commands = commands
         self._partitions = partitions
-        self._delivery_timeout_ms = delivery_timeout_ms
+        self._leases = Together(commands, _LEASE, delivery_timeout_ms)
+        self._confirmations = Together(commands, _CONFIRM)
+        self._results = Together(commands, _END_LEASES)
 
     def _p(self, job_id: str) -> str:
         return keys.partition(ids.partition_of(job_id, self._partitions))
@@ -82,6 +85,13 @@ class RedisBoard(TaskBoard):
             if cursor == b"0":
                 return [task for _, _, task in sorted(found.values(), key=lambda head: head[:2])]
 
+    async def has_waiting(self) -> bool:
+        shapes = [
+            self._commands.command("EXISTS", f"{keys.partition(number)}shapes")
+            for number in range(self._partitions)
+        ]
+        return any([await count for count in shapes])
+
     async def explain(self, task: WaitingTask, reason: str | None) -> None:
         key = keys.task(self._p(task.job_id), task.task_id)
         await self._commands.script(_EXPLAIN, [key], [reason or ""])
@@ -97,13 +107,9 @@ class RedisBoard(TaskBoard):
         p = self._p(job_id)
         leased = cast(
             "tuple[bytes, int, bytes, bytes] | None",
-            await self._commands.script(
-                _LEASE,
-                [keys.task(p, task_id)],
-                [
-                    p, task_id, job_id, offer_number, worker_id, incarnation, self._delivery_timeout_ms,
-                    ids.new_id(),
-                ],
+            await self._leases.call(
+                p, keys.task(p, task_id),
+                task_id, job_id, offer_number, worker_id, incarnation, ids.new_nonce(),
             ),
         )  # fmt: skip
         if leased is None:
@@ -125,7 +131,8 @@ class RedisBoard(TaskBoard):
         *,
         offer_number: int | None = None,
     ) -> None:
-        await self._change_lease(_CONFIRM, task_id, job_id, worker_id, offer_number)
+        p, offer = self._p(job_id), "" if offer_number is None else offer_number
+        await self._confirmations.call(p, keys.task(p, task_id), task_id, worker_id, offer)
 
     async def undeliver(
         self,
@@ -135,18 +142,10 @@ class RedisBoard(TaskBoard):
         *,
         offer_number: int | None = None,
     ) -> None:
-        await self._change_lease(_UNDELIVER, task_id, job_id, worker_id, offer_number)
-
-    async def _change_lease(
-        self,
-        change: Script,
-        task_id: TaskId,
-        job_id: JobId,
-        worker_id: WorkerId,
-        offer_number: int | None,
-    ) -> None:
         p, offer = self._p(job_id), "" if offer_number is None else offer_number
-        await self._commands.script(change, [keys.task(p, task_id)], [p, task_id, worker_id, offer])
+        await self._commands.script(
+            _UNDELIVER, [keys.task(p, task_id)], [p, task_id, worker_id, offer]
+        )
 
     async def report_held(
         self, worker_id: WorkerId, task_ids: Sequence[TaskId], *, began_at: float, report: str
@@ -168,10 +167,8 @@ class RedisBoard(TaskBoard):
         p = self._p(job_id)
         answer = cast(
             "bytes",
-            await self._commands.script(
-                _END_LEASE,
-                [keys.job(p, job_id)],
-                [p, job_id, event.task_id, worker_id, codec.pack(event)],
+            await self._results.call(
+                p, keys.job(p, job_id), job_id, event.task_id, worker_id, codec.pack(event)
             ),
         )
         return ResultAnswer(answer.decode())

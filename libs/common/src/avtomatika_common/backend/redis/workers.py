@@ -18,13 +18,14 @@ from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.connection import Argument, Commands
 from avtomatika_common.backend.redis.readers import by_field
 from avtomatika_common.backend.redis.scripts import script
+from avtomatika_common.backend.redis.together import Together
 from avtomatika_core.job import JobId, TaskId, WorkerId
 
 _REGISTER: Final = script("register")
 _BEAT: Final = script("beat")
 _LEAVE: Final = script("leave")
 _EXPIRE: Final = script("expire_workers")
-_ANNOUNCE: Final = script("announce_credit")
+_ANNOUNCE: Final = script("announce_credits")
 _WITHDRAW: Final = script("withdraw_credit")
 _MATCH: Final = script("match_workers")
 _CHANGE_HOLDS: Final = script("change_holds")
@@ -49,6 +50,7 @@ Row = tuple[bytes, int, int, list[bytes]]
 class RedisWorkers(WorkerDirectory):
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
+        self._credits = Together(commands, _ANNOUNCE)
 
     async def register(
         self, worker_id: WorkerId, document: Mapping[str, Any], ttl_seconds: float
@@ -136,13 +138,9 @@ class RedisWorkers(WorkerDirectory):
     ) -> int | None:
         return cast(
             "int | None",
-            await self._commands.script(
-                _ANNOUNCE,
-                [_EXP],
-                [
-                    _W, worker_id, f"{poll_id}|{room}|{gateway}", int(until * 1000),
-                    int(ttl_seconds * 1000),
-                ],
+            await self._credits.call(
+                _W, _EXP,
+                worker_id, f"{poll_id}|{room}|{gateway}", int(until * 1000), int(ttl_seconds * 1000),
             ),
         )  # fmt: skip
 

@@ -91,14 +91,14 @@ end
 
 local function read_task(p, task_id)
   local v = redis.call('HMGET', p .. 't:' .. task_id, 'job', 'state', 'shape', 'member', 'prio',
-    'offer', 'meta', 'branch', 'result_ms', 'dispatch_due', 'worker', 'inc', 'leased_at', 'payload',
+    'offer', 'meta', 'branch', 'result_ms', 'dispatch_due', 'worker', 'inc', 'leased_at',
     'checkpoint')
   if not v[1] then
     return nil
   end
   return {job = v[1], state = v[2], shape = v[3], member = v[4], prio = v[5], offer = v[6],
     meta = v[7], branch = v[8], result_ms = v[9], dispatch_due = v[10], worker = v[11], inc = v[12],
-    leased_at = v[13], payload = v[14], checkpoint = v[15]}
+    leased_at = v[13], checkpoint = v[14]}
 end
 
 -- The task's gate closes, once and for good: off the board or out of its holder's hands, no timer left.
@@ -108,12 +108,11 @@ local function close_task(p, task_id, t, why, stop)
     leave_board(p, t.shape, t.member)
   else
     redis.call('HDEL', p .. 'held:' .. t.worker, task_id)
-    clear_timer(p, 'c', t.job, task_id)
-    clear_timer(p, 'r', t.job, task_id)
     redis.call('XADD', p .. 'out', '*', 'k', stop and 'stop' or 'end_hold', 'w', t.worker, 't', task_id,
       'o', t.offer, 'j', t.job)
   end
-  clear_timer(p, 'd', t.job, task_id)
+  local timer = '/' .. t.job .. '/' .. task_id
+  redis.call('ZREM', p .. 'tm', 'd' .. timer, 'c' .. timer, 'r' .. timer)
   redis.call('HSET', p .. 'j:' .. t.job .. ':done', task_id, why)
   redis.call('DEL', p .. 't:' .. task_id)
 end

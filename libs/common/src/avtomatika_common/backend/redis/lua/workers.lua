@@ -65,7 +65,7 @@ local function room_of(open)
   return room
 end
 
--- The worker's places changed, nothing else of it.
+-- The worker's places changed, nothing else of it. Its incarnation, if it has one.
 local function hint_places(w, worker, now)
   local key = w .. 'w:' .. worker
   local incarnation = redis.call('HGET', key, 'inc')
@@ -76,6 +76,7 @@ local function hint_places(w, worker, now)
     redis.call('XADD', w .. 'hint', 'MAXLEN', '~', '1000', '*', 'k', 'worker', 'v', worker,
       'p', incarnation .. ':' .. room .. ':' .. held .. ':' .. stamp)
   end
+  return incarnation
 end
 
 -- The connection that is the worker's socket, and its gateway, if that is alive.
