@@ -10,6 +10,7 @@ from avtomatika import OrchestratorEngine, RedisStorage, StateMachineBlueprint
 from avtomatika.config import Config
 from avtomatika.context import ActionFactory
 from avtomatika_common.backend.redis import keys
+from avtomatika_common.process import calm_collector
 from avtomatika_core.job import JobStatus
 from tests.bench.children import Answer, serve
 
@@ -39,6 +40,7 @@ class Engine:
         self._engine.register_blueprint(self._one_task())
         self._engine.register_blueprint(self._fan_out())
         await self._engine.start()
+        calm_collector()  # as every process of ours does
         return {"port": self._engine.port}
 
     def _one_task(self) -> StateMachineBlueprint:

@@ -12,6 +12,8 @@ from avtomatika_common.backend.ports import (
 )
 from avtomatika_common.ids import new_id
 from avtomatika_core.job import JobId, TaskId, WorkerId
+from tests.contract.builders import Executor, lease, take, the_waiting_task
+from tests.contract.builders import a_task as a_request
 from tests.support import promised
 
 GATEWAY = "gateway"
@@ -204,3 +206,55 @@ async def test_workers_are_read_by_name(backend: StorageBackend) -> None:
 
     assert {worker.worker_id for worker in found} == {ME, OTHER}
     assert await backend.workers.get_all([]) == []
+
+
+async def test_a_task_that_comes_to_the_board_is_told_as_it_is_listed(
+    backend: StorageBackend,
+) -> None:
+    position = await backend.hints.position("p0")
+    await Executor(backend).dispatch(
+        a_request(priority=2.5, resource_requirements={"cpu_cores": 2})
+    )
+
+    _, hints, _ = await backend.hints.wait("p0", position, 0.05)
+
+    assert [hint.task for hint in hints if hint.kind == "task"] == await backend.board.heads(0, 5)
+
+
+async def test_a_task_that_comes_back_is_told_as_its_next_offer(backend: StorageBackend) -> None:
+    claim = await Executor(backend).dispatch()
+    leased = await lease(backend, await the_waiting_task(backend))
+    assert leased is not None
+    position = await backend.hints.position("p0")
+
+    await backend.board.undeliver(leased.task_id, leased.job_id, WorkerId("worker-1"))
+
+    _, hints, _ = await backend.hints.wait("p0", position, 0.05)
+    [told] = [hint.task for hint in hints if hint.task is not None]
+    assert (told.task_id, told.offer_number) == (claim.task_id, 2)
+
+
+async def test_a_list_that_was_cut_says_so(backend: StorageBackend) -> None:
+    executor = Executor(backend)
+    for _ in range(3):
+        await executor.dispatch()
+    await executor.dispatch(a_request(type="other"))
+
+    listed = await backend.board.heads(0, 2)
+
+    assert [(task.type, task.has_more) for task in listed] == [
+        ("t", True),
+        ("t", True),
+        ("other", False),
+    ]
+    assert not any(task.has_more for task in await backend.board.heads(0, 3))
+
+
+async def test_whether_anything_waits_at_all_can_be_asked(backend: StorageBackend) -> None:
+    assert not await backend.board.has_waiting()
+
+    await Executor(backend).dispatch()
+    assert await backend.board.has_waiting()
+
+    await take(backend)
+    assert not await backend.board.has_waiting()

@@ -1,6 +1,7 @@
 """How services become a process: settings, logs, signals, one clear line when it cannot start."""
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,9 @@ else:
     make_loop = uvloop.new_event_loop
 
 OpenServices = Callable[[Config], AbstractAsyncContextManager[Sequence[Service]]]
+
+_COLLECTED_AFTER = 20_000
+"""Objects made and not freed, before the youngest are looked at; Python's own number is 700."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -41,6 +45,17 @@ def run_process(open_services: OpenServices, config: Config | None = None) -> in
         return 1
 
 
+def calm_collector() -> None:
+    """Let the garbage collector look less often, and never at what is there already.
+
+    A service makes many small values that die by themselves, and next to no cycles; its modules and
+    routes stay for ever. To be called once a process that is ours has started.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECTED_AFTER, 20, 50)
+
+
 async def _serve(open_services: OpenServices, config: Config) -> int:
     stop = asyncio.Event()
     this_task = asyncio.current_task()
@@ -62,6 +77,7 @@ async def _serve(open_services: OpenServices, config: Config) -> int:
     try:
         async with open_services(config) as services, running(*services):
             serving = True
+            calm_collector()
             names = [service.name for service in services]
             log.info("serving", services=names, instance_id=config.INSTANCE_ID)
             await stop.wait()

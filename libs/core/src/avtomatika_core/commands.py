@@ -9,7 +9,7 @@ from avtomatika_core.job import Branch, Job, JobId, Parent, TaskId, WorkerId
 from avtomatika_core.outcomes import SentEvent
 
 
-class _Command(msgspec.Struct, frozen=True, kw_only=True):
+class _Command(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     pass
 
 
@@ -144,7 +144,7 @@ Command = (
 )
 
 
-class Step(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """What one event makes of a job. An event that changes nothing gives the same job back."""
 
     job: Job

@@ -8,7 +8,9 @@ from avtomatika_core.job import JobData, JobId, TaskId, WorkerId
 from avtomatika_core.outcomes import Action, SentEvent
 
 
-class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
+class _Event(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", gc=False
+):
     at: float
 
 

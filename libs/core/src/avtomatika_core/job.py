@@ -31,7 +31,7 @@ TERMINAL: Final = frozenset(
 )
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     pass
 
 
@@ -180,7 +180,7 @@ class Head(_Value, frozen=True, kw_only=True):
     finished_at: float | None = None
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One run of a blueprint."""
 
     id: JobId

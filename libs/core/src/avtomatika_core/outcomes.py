@@ -15,7 +15,7 @@ class EndOutcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     pass
 
 

@@ -24,7 +24,7 @@ _LONGEST_SHOWN: Final = 80
 _Row = Mapping[str, object]
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True):
+class _Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     pass
 
 

@@ -7,7 +7,7 @@ would only lose races: the store takes a worker's open poll once and leases a ta
 import asyncio
 import math
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from avtomatika_common.backend.ports import (
@@ -32,10 +32,10 @@ FULL_READ_SECONDS: Final = 30.0
 """Hints are not the truth: so often it is read as a whole."""
 MATCH_MEMORY_SECONDS: Final = 3.0
 """How long a matched task is left alone: its gateway is about to take it off the board."""
-FEW_HEADS: Final = 32
-"""A board that lists fewer tasks has no more."""
 HEADS: Final = 64
 MOST_HEADS: Final = 512
+MOST_KNOWN: Final = 2048
+"""Tasks of one partition that are kept in mind; with more the first ones are read again."""
 FEW_CHANGED: Final = 64
 """So many workers are read by name, however few there are."""
 MOST_MATCHES: Final = 512
@@ -46,13 +46,20 @@ EXPLAIN_SECONDS: Final = 0.2
 log = get_logger()
 
 
+_Head = tuple[WaitingTask, Demand]
+
+
 class _Board:
     """The first waiting tasks of one partition that may be matched."""
 
     def __init__(self) -> None:
-        self.heads: list[tuple[WaitingTask, Demand]] = []
+        self.heads: list[_Head] = []
+        """In the order in which they are handed out."""
+        self.arrived: list[WaitingTask] = []
+        """Came to the board since it was read."""
+        self.cut: set[Demand] = set()
+        """Of these the board has more than are listed, behind those that are."""
         self.is_stale = True
-        self.has_more = False
         self.room = HEADS
         """How many tasks of each shape to ask for."""
 
@@ -76,6 +83,7 @@ class DispatcherService:
         self._unmatched: list[tuple[TaskId, int]] = []
         self._must_read_all = True
         self._next_full_read = -math.inf
+        self._demands: dict[object, Demand] = {}
         self._matched: dict[tuple[TaskId, int], float] = {}
         self._next_forgetting = math.inf
         self._reasons: dict[TaskId, str] = {}
@@ -124,9 +132,12 @@ class DispatcherService:
                 position, hints, some_lost = await self._backend.hints.wait(
                     source, position, self._settings.block_seconds
                 )
-                if some_lost or any(hint.kind == "task" for hint in hints):
-                    board.is_stale = True
-                    self._wake.set()
+                tasks = [hint.task for hint in hints if hint.kind == "task"]
+                if not (some_lost or tasks):
+                    continue
+                board.is_stale |= some_lost or None in tasks
+                board.arrived += [task for task in tasks if task is not None]
+                self._wake.set()
         finally:
             del self._boards[partition]
 
@@ -193,8 +204,10 @@ class DispatcherService:
             self._forget_unmatched()
             await self._read_workers()
             for partition, board in list(self._boards.items()):
-                if board.is_stale:
+                if board.is_stale or len(board.heads) + len(board.arrived) > MOST_KNOWN:
                     await self._read_board(partition, board)
+                else:
+                    self._take_in(board)
             await self._match_heads()
         await self._explain_waiting()
         return min(self._next_full_read, self._next_forgetting, self._next_explaining)
@@ -205,7 +218,7 @@ class DispatcherService:
             or self._changed
             or self._places
             or self._unmatched
-            or any(board.is_stale for board in self._boards.values())
+            or any(board.is_stale or board.arrived for board in self._boards.values())
         )
 
     def _forget_unmatched(self) -> None:
@@ -248,33 +261,65 @@ class DispatcherService:
 
     async def _read_board(self, partition: int, board: _Board) -> None:
         board.is_stale = False
-        listed = _with_demands(await self._backend.board.heads(partition, board.room))
+        board.arrived.clear()
+        listed = self._with_demands(await self._backend.board.heads(partition, board.room))
         board.heads = [head for head in listed if _offer(head[0]) not in self._matched]
-        board.has_more = len(listed) >= FEW_HEADS
-        for demand in {demand for _, demand in listed}:
-            self._warn_of(demand)
-        hidden = {demand for _, demand in listed} - {demand for _, demand in board.heads}
-        if not hidden or not board.has_more:
+        board.cut = {demand for task, demand in listed if task.has_more}
+        hidden = board.cut - {demand for _, demand in board.heads}
+        if not hidden:
             board.room = HEADS
         elif board.room < MOST_HEADS:  # behind those that are about to go there may be others
             board.room *= 2
             board.is_stale = True
 
+    def _take_in(self, board: _Board) -> None:
+        """What came to the board, where it belongs; what is behind the listed ones is not listed."""
+        arrived, board.arrived = self._with_demands(board.arrived), []
+        if not arrived:
+            return
+        last = {demand: _order(task) for task, demand in board.heads}
+        known = {_offer(task) for task, _ in board.heads}
+        new = [
+            (task, demand)
+            for task, demand in arrived
+            if _offer(task) not in known
+            and _offer(task) not in self._matched
+            and not (demand in board.cut and _order(task) > last.get(demand, _FIRST))
+        ]
+        board.heads = sorted(board.heads + new, key=lambda head: _order(head[0]))
+
+    def _with_demands(self, tasks: Sequence[WaitingTask]) -> list[_Head]:
+        heads: list[_Head] = []
+        for task in tasks:
+            demand = self._demand_of(task)
+            self._warn_of(demand)
+            heads.append((task, demand))
+        return heads
+
+    def _demand_of(self, task: WaitingTask) -> Demand:
+        needs = task.resource_requirements
+        parts = task.type, needs, task.max_cost, task.strategy
+        key = (task.type, task.max_cost, task.strategy) if not needs else shape_of(*parts)
+        demand = self._demands.get(key)
+        if demand is None:
+            if len(self._demands) >= MOST_KNOWN:
+                self._demands.clear()
+            demand = self._demands[key] = demand_of(*parts)
+        return demand
+
     async def _match_heads(self) -> None:
         heads = [head for board in self._boards.values() for head in board.heads]
-        heads.sort(key=lambda head: -head[0].priority)
+        if len(self._boards) > 1:
+            heads.sort(key=lambda head: -head[0].priority)
         while heads and (chosen := self._choose(heads)):
             await self._match(chosen)
             heads = [head for head in heads if _offer(head[0]) not in self._matched]
         for board in self._boards.values():
-            left = [head for head in board.heads if _offer(head[0]) not in self._matched]
-            if board.has_more and {demand for _, demand in board.heads} != {d for _, d in left}:
+            board.heads = [head for head in board.heads if _offer(head[0]) not in self._matched]
+            if board.cut - {demand for _, demand in board.heads}:
                 board.is_stale = True
-            board.heads = left
 
-    def _choose(
-        self, heads: list[tuple[WaitingTask, Demand]]
-    ) -> list[tuple[WorkerId, WaitingTask]]:
+    def _choose(self, heads: list[_Head]) -> list[tuple[WorkerId, WaitingTask]]:
         """For each task in turn the best worker that is free by then."""
         chosen: list[tuple[WorkerId, WaitingTask]] = []
         without_worker = set[Demand]()
@@ -345,17 +390,13 @@ class DispatcherService:
         )
 
 
+_FIRST: Final = (-math.inf, 0)
+
+
+def _order(task: WaitingTask) -> tuple[float, int]:
+    """Its place in the queue of a partition."""
+    return -task.priority, task.place
+
+
 def _offer(task: WaitingTask) -> tuple[TaskId, int]:
     return task.task_id, task.offer_number
-
-
-def _with_demands(tasks: list[WaitingTask]) -> list[tuple[WaitingTask, Demand]]:
-    demands: dict[str, Demand] = {}
-    heads: list[tuple[WaitingTask, Demand]] = []
-    for task in tasks:
-        parts = task.type, task.resource_requirements, task.max_cost, task.strategy
-        shape = shape_of(*parts)
-        if shape not in demands:
-            demands[shape] = demand_of(*parts)
-        heads.append((task, demands[shape]))
-    return heads

@@ -33,7 +33,7 @@ from avtomatika_core.job import (
 )
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True):
+class _Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     pass
 
 
@@ -333,6 +333,10 @@ class WaitingTask(_Value, frozen=True, kw_only=True):
     priority: float
     offer_number: int
     """Counts up each time the task comes back to the board."""
+    place: int = 0
+    """Of two tasks of one priority the one with the lower number is first."""
+    has_more: bool = False
+    """Further tasks of its shape wait behind those that were listed with it."""
 
 
 class LeasedTask(_Value, frozen=True, kw_only=True):
@@ -716,6 +720,8 @@ class Hint(_Value, frozen=True, kw_only=True):
     can be matched again): `<offer number>:<task id>`."""
     places: Places | None = None
     """Of a worker of which nothing else has changed; None: read it."""
+    task: WaitingTask | None = None
+    """The task that came to the board; None: read the board."""
 
 
 class Hints(Protocol):

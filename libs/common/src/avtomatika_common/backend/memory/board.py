@@ -16,6 +16,7 @@ from avtomatika_common.backend.memory.tables import (
     Tables,
     Task,
     jitter,
+    waiting_task,
 )
 from avtomatika_common.backend.ports import (
     EVENTS_KNOWN,
@@ -40,9 +41,14 @@ class MemoryBoard(TaskBoard):
     async def heads(self, partition: int, per_shape: int) -> list[WaitingTask]:
         here = self._tables.partitions[partition]
         places = sorted(
-            place for queue in here.board.values() for place in islice(queue, per_shape)
+            (*place, len(queue) > per_shape)
+            for queue in here.board.values()
+            for place in islice(queue, per_shape)
         )
-        return [_waiting(here.tasks[task_id]) for _, _, task_id in places]
+        return [
+            waiting_task(here.tasks[task_id], has_more=has_more)
+            for _, _, task_id, has_more in places
+        ]
 
     async def has_waiting(self) -> bool:
         return any(here.board for here in self._tables.partitions)
@@ -277,21 +283,10 @@ class MemoryBoard(TaskBoard):
             () if record is None else (self._tables.task(job_id, one) for one in record.tasks)
         )
         on_board = [task for task in open_tasks if task is not None and task.worker_id is None]
-        return [_waiting(task) for task in sorted(on_board, key=lambda task: task.place)[:limit]]
+        return [
+            waiting_task(task) for task in sorted(on_board, key=lambda task: task.place)[:limit]
+        ]
 
     async def type_of(self, task_id: TaskId, job_id: JobId) -> str | None:
         task = self._tables.task(job_id, task_id)
         return None if task is None else task.type
-
-
-def _waiting(task: Task) -> WaitingTask:
-    return WaitingTask(
-        task_id=task.task_id,
-        job_id=task.job_id,
-        type=task.type,
-        resource_requirements=codec.unpack(task.requirements),
-        max_cost=task.max_cost,
-        strategy=task.strategy,
-        priority=task.priority,
-        offer_number=task.offer_number,
-    )

@@ -13,7 +13,13 @@ from typing import Any, Final, Literal
 from avtomatika_common import codec, ids
 from avtomatika_common.backend.memory.signals import Signals
 from avtomatika_common.backend.memory.timetable import Kind, Timer, Timetable
-from avtomatika_common.backend.ports import PROGRESS_KEPT, Hint, LeasedTask, StoreOptions
+from avtomatika_common.backend.ports import (
+    PROGRESS_KEPT,
+    Hint,
+    LeasedTask,
+    StoreOptions,
+    WaitingTask,
+)
 from avtomatika_common.backend.shapes import shape_of
 from avtomatika_common.clock import Clock
 from avtomatika_core.commands import OfferTask
@@ -124,6 +130,22 @@ class Task:
     @property
     def last_checkpoint(self) -> dict[str, Any] | None:
         return None if self.checkpoint is None else codec.unpack(self.checkpoint)
+
+
+def waiting_task(task: Task, *, has_more: bool = False) -> WaitingTask:
+    """A task on the board, as the dispatcher sees it."""
+    return WaitingTask(
+        task_id=task.task_id,
+        job_id=task.job_id,
+        type=task.type,
+        resource_requirements=codec.unpack(task.requirements),
+        max_cost=task.max_cost,
+        strategy=task.strategy,
+        priority=task.priority,
+        offer_number=task.offer_number,
+        place=task.place[1],
+        has_more=has_more,
+    )
 
 
 class HintLog:
@@ -411,7 +433,7 @@ class Tables:
         if task.dispatch_deadline is not None:
             self.set_timer("dispatch", task.job_id, task.task_id, task.dispatch_deadline)
         source = f"p{self.partition_of(task.job_id)}"
-        self.hint(source, Hint(kind="task", value=task.type))
+        self.hint(source, Hint(kind="task", value=task.type, task=waiting_task(task)))
 
     def leave_board(self, partition: Partition, task: Task) -> None:
         queue = partition.board[task.shape]

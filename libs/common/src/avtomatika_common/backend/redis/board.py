@@ -77,10 +77,10 @@ class RedisBoard(TaskBoard):
                 "tuple[bytes, *tuple[list[Any], ...]]",
                 await self._commands.script(_HEADS, [f"{p}shapes"], [p, cursor, per_shape]),
             )
-            for meta, *rows in shapes:
-                shape = _unpack_shape(cast("bytes", meta))
+            for meta, count, *rows in shapes:
+                has_more = cast("int", count) > len(rows)
                 for member, job_id, offer, priority in cast("list[Row]", rows):
-                    task = _waiting(shape, member, job_id, offer, float(priority))
+                    task = waiting_task(meta, member, job_id, offer, priority, has_more=has_more)
                     found[member] = (-task.priority, member, task)
             if cursor == b"0":
                 return [task for _, _, task in sorted(found.values(), key=lambda head: head[:2])]
@@ -274,8 +274,7 @@ class RedisBoard(TaskBoard):
                 await self._commands.script(_WAITING, [keys.job(p, job_id)], [p, cursor]),
             )
             for meta, member, offer, priority in rows:
-                shape = _unpack_shape(meta)
-                found[member] = _waiting(shape, member, job_id.encode(), offer, float(priority))
+                found[member] = waiting_task(meta, member, job_id.encode(), offer, priority)
             if cursor == b"0" or len(found) >= limit:
                 ordered = sorted(found.items(), key=lambda item: (-item[1].priority, item[0]))
                 return [task for _, task in ordered[:limit]]
@@ -290,9 +289,17 @@ class RedisBoard(TaskBoard):
         return _unpack_shape(meta).type
 
 
-def _waiting(
-    shape: _Shape, member: bytes, job_id: bytes, offer: bytes, priority: float
+def waiting_task(
+    meta: bytes,
+    member: bytes,
+    job_id: bytes,
+    offer: bytes,
+    priority: bytes,
+    *,
+    has_more: bool = False,
 ) -> WaitingTask:
+    """A task on the board, from what the scripts tell of it."""
+    shape = _unpack_shape(meta)
     return WaitingTask(
         task_id=TaskId(member[_MEMBER_DIGITS:].decode()),
         job_id=JobId(job_id.decode()),
@@ -300,6 +307,8 @@ def _waiting(
         resource_requirements=shape.resource_requirements,
         max_cost=shape.max_cost,
         strategy=shape.strategy,
-        priority=priority,
+        priority=float(priority),
         offer_number=int(offer),
+        place=int(member[: _MEMBER_DIGITS - 1]),
+        has_more=has_more,
     )

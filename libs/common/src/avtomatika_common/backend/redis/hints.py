@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 
 from avtomatika_common.backend.ports import Hint, Hints, Places, StoreUnavailable
 from avtomatika_common.backend.redis import keys
+from avtomatika_common.backend.redis.board import waiting_task
 from avtomatika_common.backend.redis.connection import Commands
 from avtomatika_common.backend.redis.readers import Entry, Readers
 
@@ -115,6 +116,9 @@ def _stream(source: str) -> str:
 def _hint(fields: dict[bytes, bytes]) -> Hint:
     kind = cast("Literal['task', 'timer', 'worker', 'unmatched']", fields[b"k"].decode())
     value = fields[b"v"].decode()
+    if b"m" in fields:
+        task = waiting_task(fields[b"m"], fields[b"n"], fields[b"j"], fields[b"o"], fields[b"r"])
+        return Hint(kind=kind, value=value, task=task)
     if b"p" in fields:
         incarnation, room, held, stamp = map(int, fields[b"p"].split(b":"))
         places = Places(incarnation=incarnation, room=room, held=held, stamp=stamp)

@@ -21,7 +21,8 @@
     out             stream what takes effect in the workers' slot: k=end_hold|stop|keep_hold, w=worker,
                            t=task, o=number of the offer it is about, j=job
     gone:<worker>   string incarnations up to this one were given up; for 60 s
-    hint            stream wake-ups: k=task|timer, v=task type or due time
+    hint            stream wake-ups: k=timer, v=due time; k=task, v=task type, and the task as it is
+                           on the board: m=shape's meta, n=member, j=job, o=offer, r=priority
 ]]
 local function now_ms()
   local t = redis.call('TIME')
@@ -35,6 +36,12 @@ end
 
 local function hint(p, kind, value)
   redis.call('XADD', p .. 'hint', 'MAXLEN', '~', '1000', '*', 'k', kind, 'v', value)
+end
+
+-- A task came to the board; who matches need not look for it.
+local function hint_task(p, type, meta, member, job_id, offer, priority)
+  redis.call('XADD', p .. 'hint', 'MAXLEN', '~', '1000', '*', 'k', 'task', 'v', type, 'm', meta,
+    'n', member, 'j', job_id, 'o', offer, 'r', priority)
 end
 
 -- A timer; watchers are woken only when it is the first to come.
@@ -66,7 +73,7 @@ local function offer_task(p, job_id, task_id, o)
   if o.dispatch_due ~= '' then
     set_timer(p, 'd', job_id, task_id, o.dispatch_due)
   end
-  hint(p, 'task', o.type)
+  hint_task(p, o.type, o.meta, member, job_id, '1', o.priority)
 end
 
 local function leave_board(p, shape, member)
@@ -78,7 +85,7 @@ end
 
 -- Back to the place it had, as the next offer. `t` = {job, shape, member, prio, meta, dispatch_due}.
 local function return_to_board(p, task_id, t)
-  redis.call('HINCRBY', p .. 't:' .. task_id, 'offer', '1')
+  local offer = redis.call('HINCRBY', p .. 't:' .. task_id, 'offer', '1')
   redis.call('HSET', p .. 't:' .. task_id, 'state', 'board')
   redis.call('HDEL', p .. 't:' .. task_id, 'worker', 'inc', 'leased_at', 'missed')
   redis.call('ZADD', p .. 'board:' .. t.shape, -tonumber(t.prio), t.member)
@@ -86,7 +93,7 @@ local function return_to_board(p, task_id, t)
   if t.dispatch_due ~= '' then
     set_timer(p, 'd', t.job, task_id, t.dispatch_due)
   end
-  hint(p, 'task', cmsgpack.unpack(t.meta)['type'])
+  hint_task(p, cmsgpack.unpack(t.meta)['type'], t.meta, t.member, t.job, offer, t.prio)
 end
 
 local function read_task(p, task_id)
