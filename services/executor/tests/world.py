@@ -236,7 +236,7 @@ async def until_idle(executor: ExecutorService) -> None:
 
 
 async def until_draining(executor: ExecutorService) -> None:
-    await until(lambda: executor._draining, message="the executor does not drain")
+    await until(lambda: executor._advances.draining, message="the executor does not drain")
 
 
 @asynccontextmanager
