@@ -9,6 +9,8 @@ from services.gateway.tests.door import Door
 from typing_extensions import override
 
 from avtomatika_common.backend.memory.liveness import MemoryLiveness
+from avtomatika_common.backend.memory.mail import MemoryMailbox
+from avtomatika_common.backend.memory.sockets import Sockets
 from avtomatika_common.backend.memory.tables import Tables
 from avtomatika_common.backend.memory.workers import MemoryWorkers
 from avtomatika_common.backend.ports import LeasedTask, Places, Worker
@@ -207,7 +209,10 @@ class Directory(MemoryWorkers):
 class World:
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.directory = Directory(Tables(self.clock), MemoryLiveness(lambda _: None))
+        tables, liveness = Tables(self.clock), MemoryLiveness(lambda _: None)
+        mailbox = MemoryMailbox(tables)
+        sockets = Sockets(self.clock, liveness, mailbox)
+        self.directory = Directory(tables, liveness, mailbox, sockets)
         self.contracts = SkillContracts(self.directory, self.clock)
 
     async def register(self, *skills: dict[str, Any]) -> int:

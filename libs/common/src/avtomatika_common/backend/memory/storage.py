@@ -11,11 +11,13 @@ from avtomatika_common.backend.memory.jobs import MemoryJobs
 from avtomatika_common.backend.memory.key_values import MemoryKeyValues
 from avtomatika_common.backend.memory.leases import MemoryLeases, MemorySchedules
 from avtomatika_common.backend.memory.liveness import MemoryLiveness
+from avtomatika_common.backend.memory.mail import MemoryMailbox
 from avtomatika_common.backend.memory.relay import MemoryRelay
+from avtomatika_common.backend.memory.sockets import Sockets
 from avtomatika_common.backend.memory.streams import MemoryWorkStream
 from avtomatika_common.backend.memory.tables import Tables
 from avtomatika_common.backend.memory.timers import MemoryTimers
-from avtomatika_common.backend.memory.workers import MemoryMailbox, MemoryWorkers
+from avtomatika_common.backend.memory.workers import MemoryWorkers
 from avtomatika_common.backend.ports import StoreOptions
 from avtomatika_common.clock import Clock, SystemClock
 from avtomatika_common.documents import job_document
@@ -37,8 +39,9 @@ class MemoryStorage:
         self.jobs = MemoryJobs(tables)
         self.inbox = MemoryInbox(tables, self.liveness)
         self.board = MemoryBoard(tables)
-        self.workers = MemoryWorkers(tables, self.liveness)
-        self.mailbox = MemoryMailbox(tables, self.workers)
+        self.mailbox = MemoryMailbox(tables)
+        self._sockets = Sockets(self.clock, self.liveness, self.mailbox)
+        self.workers = MemoryWorkers(tables, self.liveness, self.mailbox, self._sockets)
         self.hints = MemoryHints(tables)
         self.leases = MemoryLeases(self.clock)
         self.timers = MemoryTimers(tables, self.leases)
@@ -52,7 +55,8 @@ class MemoryStorage:
         self.key_values = MemoryKeyValues()
 
     def _forget(self, instance: str) -> None:
-        self.workers.forget_gateway(instance)
+        self.mailbox.forget(instance)
+        self._sockets.forget(instance)
 
     @property
     def partitions(self) -> int:
@@ -84,6 +88,8 @@ class MemoryStorage:
         """Forget everything."""
         self._tables.clear()
         self.workers.clear()
+        self.mailbox.clear()
+        self._sockets.clear()
         self.leases.clear()
         self.schedules.clear()
         self.catalogue.clear()

@@ -7,13 +7,12 @@ from typing import Any, Final, NamedTuple
 
 from avtomatika_common import codec
 from avtomatika_common.backend.memory.liveness import MemoryLiveness
+from avtomatika_common.backend.memory.mail import MemoryMailbox
+from avtomatika_common.backend.memory.sockets import Sockets
 from avtomatika_common.backend.memory.tables import HoldChange, Tables
 from avtomatika_common.backend.ports import (
     Beat,
-    CloseSocket,
     Hint,
-    Mail,
-    Mailbox,
     Match,
     MatchAnswer,
     Matched,
@@ -28,8 +27,6 @@ from avtomatika_common.backend.ports import (
 from avtomatika_core.job import JobId, TaskId, WorkerId
 
 _PROMISE_SECONDS: Final = 10.0
-_SOCKET_SECONDS: Final = 60.0
-_MAIL_KEPT: Final = 10_000
 _STOPS_KEPT: Final = 1000
 _NOT_THE_WORKERS: Final = frozenset({"worker_id", "reputation"})
 """Keys a heartbeat does not change."""
@@ -49,25 +46,11 @@ class _Credit(NamedTuple):
     room: int
 
 
-class _Socket(NamedTuple):
-    gateway: str
-    connection: str
-    until: float
-
-
 class _Hold(NamedTuple):
     """A place of the worker, taken until then by this offer of a task."""
 
     offer_number: int
     until: float
-
-
-class _Mailbox:
-    """Mail for one gateway, numbered."""
-
-    def __init__(self) -> None:
-        self.last = 0
-        self.kept: deque[tuple[int, Mail]] = deque(maxlen=_MAIL_KEPT)
 
 
 class _Registration:
@@ -93,20 +76,24 @@ class _Registration:
 
 
 class MemoryWorkers(WorkerDirectory):
-    def __init__(self, tables: Tables, liveness: MemoryLiveness) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        liveness: MemoryLiveness,
+        mailbox: MemoryMailbox,
+        sockets: Sockets,
+    ) -> None:
         self._tables = tables
         self._liveness = liveness
+        self._mailbox = mailbox
+        self._sockets = sockets
         self._incarnations = 0
         self._registrations: dict[WorkerId, _Registration] = {}
-        self._mail: dict[str, _Mailbox] = {}
-        self._sockets: dict[WorkerId, _Socket] = {}
         self.gone: deque[Gone] = deque()
         """Registrations that ended and whose leases are not yet returned."""
 
     def clear(self) -> None:
         self._registrations.clear()
-        self._mail.clear()
-        self._sockets.clear()
         self.gone.clear()
 
     def _live(self, worker_id: WorkerId) -> _Registration | None:
@@ -141,7 +128,7 @@ class MemoryWorkers(WorkerDirectory):
     ) -> Registered:
         live = self._live(worker_id)
         if live is not None:
-            self._close_socket(worker_id)
+            self._sockets.close(worker_id)
         earlier = self._end(worker_id, lost=True)
         self._incarnations += 1
         new = _Registration(self._incarnations, document, self._now() + ttl_seconds)
@@ -266,7 +253,7 @@ class MemoryWorkers(WorkerDirectory):
         answers = [self._promise(worker_id, task, opened) for worker_id, task in matches]
         for one in opened.values():
             for gateway, match in one.mail:
-                self._send(gateway, match)
+                self._mailbox.send(gateway, match)
         places: dict[WorkerId, Places] = {}
         for worker_id in dict.fromkeys(worker_id for worker_id, _ in matches):
             if (live := self._live(worker_id)) is not None and not live.is_draining:
@@ -363,7 +350,7 @@ class MemoryWorkers(WorkerDirectory):
         known.stops[task_id] = None
         if len(known.stops) > _STOPS_KEPT:
             del known.stops[next(iter(known.stops))]
-        socket = self._live_socket(worker_id)
+        socket = self._sockets.live(worker_id)
         if socket is not None and is_new:
             stop = StopTask(
                 worker_id=worker_id,
@@ -371,7 +358,7 @@ class MemoryWorkers(WorkerDirectory):
                 task_id=task_id,
                 job_id=job_id,
             )
-            self._send(socket.gateway, stop)
+            self._mailbox.send(socket.gateway, stop)
         return socket is not None
 
     async def to_stop(self, worker_id: WorkerId) -> list[TaskId]:
@@ -380,73 +367,16 @@ class MemoryWorkers(WorkerDirectory):
 
     # --- sockets
 
-    def _live_socket(self, worker_id: WorkerId) -> _Socket | None:
-        socket = self._sockets.get(worker_id)
-        if socket is None or socket.until <= self._now():
-            return None
-        return socket if self._liveness.has(socket.gateway) else None
-
-    def _close_socket(self, worker_id: WorkerId) -> None:
-        socket = self._live_socket(worker_id)
-        if socket is not None:
-            close = CloseSocket(worker_id=worker_id, connection=socket.connection)
-            self._send(socket.gateway, close)
-        self._sockets.pop(worker_id, None)
-
     async def claim_socket(self, worker_id: WorkerId, gateway: str, connection: str) -> None:
-        earlier = self._sockets.get(worker_id)
-        if earlier is None or (earlier.gateway, earlier.connection) != (gateway, connection):
-            self._close_socket(worker_id)
-        self._keep_socket(worker_id, gateway, connection)
-
-    def _keep_socket(self, worker_id: WorkerId, gateway: str, connection: str) -> None:
-        until = self._now() + _SOCKET_SECONDS
-        self._sockets[worker_id] = _Socket(gateway, connection, until)
+        self._sockets.claim(worker_id, gateway, connection)
 
     async def renew_sockets(
         self, gateway: str, sockets: Sequence[tuple[WorkerId, str]]
     ) -> list[tuple[WorkerId, str]]:
-        lost: list[tuple[WorkerId, str]] = []
-        for worker_id, connection in sockets:
-            kept = self._sockets.get(worker_id)
-            if (
-                kept is None
-                or kept.until <= self._now()
-                or (kept.gateway, kept.connection) == (gateway, connection)
-            ):
-                self._keep_socket(worker_id, gateway, connection)
-            else:
-                lost.append((worker_id, connection))
-        return lost
+        return self._sockets.renew(gateway, sockets)
 
     async def release_socket(self, worker_id: WorkerId, connection: str) -> None:
-        socket = self._sockets.get(worker_id)
-        if socket is not None and socket.connection == connection:
-            del self._sockets[worker_id]
-
-    # --- mail
-
-    def _send(self, gateway: str, letter: Mail) -> None:
-        mail = self._mail.setdefault(gateway, _Mailbox())
-        mail.last += 1
-        mail.kept.append((mail.last, letter))
-        self._tables.signals.notify(f"mail {gateway}")
-
-    def mail_behind(self, gateway: str, position: int) -> list[tuple[int, Mail]]:
-        """Mail behind a position, which are numbered; those before it are forgotten."""
-        mail = self._mail.get(gateway)
-        if mail is None:
-            return []
-        while mail.kept and mail.kept[0][0] <= position:
-            mail.kept.popleft()
-        return list(mail.kept)
-
-    def forget_gateway(self, gateway: str) -> None:
-        """A gateway that is gone reads no mail."""
-        self._mail.pop(gateway, None)
-        for worker_id, socket in list(self._sockets.items()):
-            if socket.gateway == gateway:
-                del self._sockets[worker_id]
+        self._sockets.release(worker_id, connection)
 
 
 class _Opened:
@@ -456,21 +386,6 @@ class _Opened:
         self.left = 0
         self.promises: list[Promise] = []
         self.mail: list[tuple[str, Match]] = []
-
-
-class MemoryMailbox(Mailbox):
-    def __init__(self, tables: Tables, workers: MemoryWorkers) -> None:
-        self._tables = tables
-        self._workers = workers
-
-    async def read(self, gateway: str, after: str) -> tuple[str, list[Mail]]:
-        def news() -> list[tuple[int, Mail]]:
-            return self._workers.mail_behind(gateway, int(after))
-
-        seconds = self._tables.options.block_seconds
-        found = await self._tables.signals.wait_for(f"mail {gateway}", news, seconds)
-        position = str(found[-1][0]) if found else after
-        return position, [letter for _, letter in found]
 
 
 def _most_at_once(document: Mapping[str, Any]) -> float:
