@@ -501,6 +501,16 @@ async def test_a_worker_whose_gateway_is_killed_goes_on_at_another(
             assert (document["status"], document.get("task_retry_count", 0)) == ("finished", 0)
 
 
+async def test_a_gateway_that_stops_leaves_its_workers_what_they_have(site: Site) -> None:
+    await site.door.register("w1")
+    async with site.another_gateway() as there:
+        await site.door.create()
+        task = await there.task("w1")
+
+    assert await is_confirmed(site)
+    assert (await site.door.done(task, "w1")).json == OK
+
+
 # --- several tasks in one answer
 
 
