@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from avtomatika_common.backend.ports import Mail, Match
+from avtomatika_common.backend.ports import Mail, Match, StoreUnavailable
 from avtomatika_core.job import WorkerId
 from tests.integration.conftest import NewStorage, OpenSite, RedisOfSites
 from tests.integration.sites import SETTINGS, Site, impatient, once
@@ -552,6 +552,24 @@ async def test_where_none_of_several_can_be_leased_the_poll_stays_open(site: Sit
     await before_mail_is_carried_out(site, cancelled)
 
     assert [task["job_id"] for task in await door.tasks("w1", 2)] == other
+
+
+async def test_a_lease_that_the_store_did_not_answer_holds_up_no_other(site: Site) -> None:
+    door = site.door
+    job_ids = await offered(site, 3)
+    await door.register("w1", resources={"max_concurrent_tasks": 3})
+
+    async def unanswered() -> None:
+        raise StoreUnavailable("the store does not answer")
+
+    once(site.storage.board, "lease", before=unanswered)
+    async with asyncio.timeout(4):
+        tasks = await door.tasks("w1", 3)
+        last = await door.task("w1")
+
+    assert [task["job_id"] for task in tasks] == job_ids[1:]
+    assert last["job_id"] == job_ids[0]
+    await site.holds("w1", 3)
 
 
 async def test_an_answer_with_several_tasks_that_was_not_read_puts_all_back(
