@@ -386,6 +386,20 @@ async def test_an_answer_cut_behind_a_proxy_that_has_read_it_all_comes_back(site
         await goes_to_another(site, job_id, leased_before=1)
 
 
+async def test_an_answer_that_is_not_taken_is_given_up_in_time(
+    open_site: OpenSite, new_storage: NewStorage
+) -> None:
+    """R5: the worker's end is there and does not read; so the answer is not written to its end."""
+    site = await open_site(one_task(), storage=impatient(new_storage(), 1.5))
+    await site.door.register("w1")
+    async with a_connection(site.door.port, keeps=4096) as poll:
+        await send(poll, poll_request())
+        job_id = await site.door.create(params={"large": "x" * LARGE})
+        await read(poll, 1000)
+
+        await goes_to_another(site, job_id, leased_before=1)
+
+
 async def test_a_worker_that_names_its_task_keeps_it_whatever_its_connection_did(
     site: Site,
 ) -> None:
@@ -413,7 +427,7 @@ async def test_a_task_that_its_gateway_never_answered_goes_to_another_worker(
     open_site: OpenSite, new_storage: NewStorage
 ) -> None:
     """R5: it is given up in time; what the gateway does when it is awake again changes nothing."""
-    site = await open_site(one_task(), storage=impatient(new_storage(), 0.8))
+    site = await open_site(one_task(), storage=impatient(new_storage(), 1.5))
     await site.door.register("w1")
     await site.door.register("w2")
     awake = asyncio.Event()
@@ -509,6 +523,81 @@ async def test_a_gateway_that_stops_leaves_its_workers_what_they_have(site: Site
 
     assert await is_confirmed(site)
     assert (await site.door.done(task, "w1")).json == OK
+
+
+# --- one worker at two gateways
+
+
+async def test_places_of_a_worker_are_counted_over_all_gateways(site: Site) -> None:
+    """R47."""
+    await site.door.register("w1", resources={"max_concurrent_tasks": 2})
+    async with site.another_gateway() as there, asyncio.TaskGroup() as tasks:
+        polls: list[asyncio.Task[dict[str, Any]]] = []
+        for door in (site.door, there) * 2:
+            polls.append(tasks.create_task(door.task("w1")))
+            await site.polls("w1", len(polls))
+        job_ids = await offered(site, 3)
+
+        # The latest polls first, so one at each gateway; the third task finds no place.
+        first, second = await polls[3], await polls[2]
+        await until(lambda: is_said(site, job_ids[2], "All suitable workers for task type"))
+        assert not polls[1].done()
+        assert not polls[0].done()
+        assert (await site.door.done(first, "w1")).json == OK
+        third = await polls[1]
+        polls[0].cancel()
+
+    assert [task["job_id"] for task in (first, second, third)] == job_ids
+
+
+async def is_said(site: Site, job_id: str, reason: str) -> bool:
+    """Whether that is why the job's task waits."""
+    said = (await site.door.document(job_id)).get("waiting_reason") or ""
+    return str(said).startswith(reason)
+
+
+async def test_a_greedy_worker_at_two_gateways_never_has_too_much_in_hand(
+    open_site: OpenSite,
+) -> None:
+    """R47."""
+    soon = {"WORKER_POLL_TIMEOUT_SECONDS": "0.3"}
+    site = await open_site(one_task(), **soon)
+    job_ids = await offered(site, 40)
+    await site.door.register("w1", resources={"max_concurrent_tasks": 2})
+    in_hand: set[str] = set()
+    most_in_hand = 0
+    done: list[str] = []
+
+    def is_enough() -> bool:
+        """It has all it may have, or all there is."""
+        return len(in_hand) > 1 or len(done) == len(job_ids) - 1
+
+    async def work(door: Door) -> None:
+        nonlocal most_in_hand
+        while len(done) < len(job_ids):
+            answer = await door.poll("w1")
+            if answer.status == 204:
+                continue
+            task = answer.json
+            in_hand.add(task["task_id"])
+            most_in_hand = max(most_in_hand, len(in_hand))
+            await until(is_enough)
+            in_hand.discard(task["task_id"])  # from now on its place may be free
+            assert (await door.done(task, "w1")).json == OK
+            done.append(task["job_id"])
+
+    async with (
+        site.another_gateway(**soon) as there,
+        asyncio.timeout(20),
+        asyncio.TaskGroup() as tasks,
+    ):
+        for door in (site.door, there) * 3:
+            tasks.create_task(work(door))
+
+    assert most_in_hand == 2
+    assert sorted(done) == sorted(job_ids)
+    for job_id in job_ids:
+        assert (await site.door.ended(job_id))["status"] == "finished"
 
 
 # --- several tasks in one answer
