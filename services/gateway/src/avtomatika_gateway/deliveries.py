@@ -22,7 +22,7 @@ _TOGETHER_SECONDS: Final = 0.05
 log = get_logger()
 
 
-class _Written(msgspec.Struct, frozen=True, kw_only=True):
+class _Written(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     task: LeasedTask
     worker_id: WorkerId
     connection: object
@@ -33,7 +33,8 @@ class Deliveries:
 
     def __init__(self, board: TaskBoard) -> None:
         self._board = board
-        self._written: dict[str, _Written] = {}
+        self._by_task: dict[str, list[_Written]] = {}
+        """More than one where a task went back and was handed out again meanwhile."""
         self._due: deque[tuple[float, _Written]] = deque()
         self._by_connection: dict[object, list[_Written]] = {}
         self._returning: set[asyncio.Task[None]] = set()
@@ -72,22 +73,22 @@ class Deliveries:
     def written(self, task: LeasedTask, worker_id: WorkerId, connection: object) -> None:
         """The answer with this task was written to the worker's connection."""
         written = _Written(task=task, worker_id=worker_id, connection=connection)
-        self._written[task.task_id] = written
+        self._by_task.setdefault(task.task_id, []).append(written)
         self._by_connection.setdefault(connection, []).append(written)
         self._due.append((asyncio.get_running_loop().time() + RESET_SECONDS, written))
         self._has_some.set()
 
-    def settled(self, task_id: str) -> None:
+    def settled(self, task_id: str, worker_id: WorkerId) -> None:
         """The worker has the task: it sent a result."""
-        if (written := self._written.get(task_id)) is not None:
-            self._forget(written)
+        for written in list(self._by_task.get(task_id, ())):
+            if written.worker_id == worker_id:
+                self._forget(written)
 
     def connection_reset(self, connection: object) -> None:
         """The worker's end refused what was sent to it: those tasks go back to the board."""
-        for written in self._by_connection.pop(connection, ()):
-            if self._written.get(written.task.task_id) is written:
-                del self._written[written.task.task_id]
-                self.put_back(written.task, written.worker_id)
+        for written in list(self._by_connection.get(connection, ())):
+            self._forget(written)
+            self.put_back(written.task, written.worker_id)
 
     def put_back(self, task: LeasedTask, worker_id: WorkerId) -> None:
         """The worker did not get the task: back to its place on the board."""
@@ -105,11 +106,14 @@ class Deliveries:
 
     def _forget(self, written: _Written) -> bool:
         """False: it was settled or put back before."""
-        if self._written.get(written.task.task_id) is not written:
+        of_task = self._by_task.get(written.task.task_id, [])
+        if written not in of_task:
             return False
-        del self._written[written.task.task_id]
         of_connection = self._by_connection[written.connection]
+        of_task.remove(written)
         of_connection.remove(written)
+        if not of_task:
+            del self._by_task[written.task.task_id]
         if not of_connection:
             del self._by_connection[written.connection]
         return True

@@ -167,13 +167,17 @@ class Polls:
         await asyncio.gather(*(self._decline(match, one) for one in match.promises))
 
     async def _lease(self, match: Match, promise: Promise) -> LeasedTask | None:
-        task = await self._board.lease(
-            promise.task_id,
-            promise.job_id,
-            promise.offer_number,
-            match.worker_id,
-            match.incarnation,
-        )
+        try:
+            task = await self._board.lease(
+                promise.task_id,
+                promise.job_id,
+                promise.offer_number,
+                match.worker_id,
+                match.incarnation,
+            )
+        except StoreUnavailable as reason:  # if it is leased, the board's delivery timer returns it
+            log.warning("task not leased", task_id=promise.task_id, reason=str(reason))
+            task = None
         if task is None:
             await self._decline(match, promise)
             return None
@@ -192,9 +196,12 @@ class Polls:
         return None
 
     async def _decline(self, match: Match, promise: Promise) -> None:
-        await self._workers.end_hold(
-            match.worker_id, promise.task_id, offer_number=promise.offer_number
-        )
+        try:
+            await self._workers.end_hold(
+                match.worker_id, promise.task_id, offer_number=promise.offer_number
+            )
+        except StoreUnavailable as reason:  # the hold ends by itself
+            log.warning("promise not ended", task_id=promise.task_id, reason=str(reason))
 
     @staticmethod
     def _settle(poll: _Poll, tasks: Sequence[LeasedTask]) -> bool:

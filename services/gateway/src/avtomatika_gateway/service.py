@@ -1,6 +1,7 @@
 """The only door: HTTP for clients, workers and people, over the ports; it runs no user code."""
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable
 
@@ -132,6 +133,7 @@ class GatewayService:
                 await runner.cleanup()
                 self._port = None
                 await self._worker_events.drain()
+                await self._deliveries.confirm_until(math.inf)
                 for task in background:
                     task.cancel()
 

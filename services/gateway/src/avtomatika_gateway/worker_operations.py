@@ -193,7 +193,7 @@ class WorkerOperations:
         if isinstance(event, TaskSucceeded):
             event = await self._as_promised(sender, job_id, event)
         answer = await self._board.end_lease(job_id, sender, event)
-        self._deliveries.settled(result.task_id)
+        self._deliveries.settled(result.task_id, sender)
         if answer is ResultAnswer.APPLIED:
             log.debug(
                 "result taken",
