@@ -55,6 +55,8 @@ def pack_data(data: JobData) -> bytes:
 
 def json_bytes(value: Any) -> bytes:
     """`value` as a JSON body."""
+    if isinstance(value, msgspec.Struct):
+        return msgspec.json.encode(value)
     return orjson.dumps(value, default=msgspec.to_builtins)
 
 
