@@ -172,7 +172,7 @@ def end(standing: Standing, job_id: JobId) -> Standing:
 
 def laid_off(standing: Standing) -> Standing:
     """It is switched off: what comes meanwhile is not missed."""
-    return replace(standing, when=None, queued=None)
+    return replace(standing, when=None, queued=None, begun=None)
 
 
 def scheduled_job(
@@ -201,11 +201,12 @@ def _looked_at(
 ) -> Standing:
     """Where it stands by what the schedule says now."""
     if standing.when != schedule.when:
-        match schedule.when:
-            case Every(seconds=seconds):  # the last beat may be due since the last run
-                anchor, known_from = standing.last_run, now - seconds
-            case Times():  # this very minute counts, also when it has begun already
-                anchor, known_from = None, now // 60 * 60 - _JUST_BEFORE
+        if isinstance(schedule.when, Every):
+            anchor = standing.last_run
+            known_from = now - schedule.when.seconds  # the last beat may be due since the last run
+        else:
+            anchor = None
+            known_from = now // 60 * 60 - _JUST_BEFORE  # this very minute counts from its beginning
         standing = replace(
             standing,
             when=schedule.when,

@@ -21,6 +21,7 @@ from avtomatika_gateway.deliveries import Deliveries
 from avtomatika_gateway.http_errors import answer_errors
 from avtomatika_gateway.mail import read_mail
 from avtomatika_gateway.polls import Polls
+from avtomatika_gateway.schedules import SchedulesApi
 from avtomatika_gateway.settings import Settings
 from avtomatika_gateway.skills import SkillContracts
 from avtomatika_gateway.sockets import Sockets
@@ -77,6 +78,7 @@ class GatewayService:
         )
         self._approvals = Approvals(settings, backend, access)
         self._client_api = ClientApi(settings, backend, history, access, self._blueprints)
+        self._schedules_api = SchedulesApi(backend, access, self._blueprints)
         self._has_routes = False
         self.app = app or web.Application(client_max_size=settings.max_request_body_bytes)
 
@@ -93,6 +95,7 @@ class GatewayService:
         self._client_api.add_quarantine_list(self.app)
         if self._settings.enable_client_api:
             self._client_api.add_to(self.app, self._base)
+            self._schedules_api.add_to(self.app, self._base)
 
     @property
     def port(self) -> int:

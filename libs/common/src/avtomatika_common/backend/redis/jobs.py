@@ -67,7 +67,7 @@ _SETTLE: Final = script("settle_branch")
 _STAGE: Final = script("stage_branches")
 _BRANCHES_AT_ONCE: Final = 256
 _STAGED_SECONDS: Final = 3600
-_IDEMPOTENCY_SECONDS: Final = 7 * 86_400
+_REMEMBERED_SECONDS: Final = 7 * 86_400
 _MODE_OF: Final = {True: "keep", False: "answer"}
 _unpack_progress: Final = msgspec.msgpack.Decoder(Progress).decode
 
@@ -94,7 +94,9 @@ class RedisJobs(JobStore):
     def _p(self, job_id: str) -> str:
         return self._prefixes[ids.partition_of(job_id, len(self._prefixes))]
 
-    async def create(self, job: Job, *, idempotency: IdempotencyKey | None = None) -> Created:
+    async def create(
+        self, job: Job, *, idempotency: IdempotencyKey | None = None, once: bool = False
+    ) -> Created:
         p = self._p(job.id)
         fence = new_fence(0, ids.new_nonce())
         fact = self._created_fact(job, fence)
@@ -102,7 +104,7 @@ class RedisJobs(JobStore):
         if idempotency is not None:
             key = keys.idempotency(p, idempotency.client, idempotency.key)
             fingerprint = idempotency.fingerprint
-        lifetime = max(_IDEMPOTENCY_SECONDS, int(self._options.retention_seconds))
+        lifetime = max(_REMEMBERED_SECONDS, int(self._options.retention_seconds))
         answer, job_id = cast(
             "list[bytes]",
             await self._commands.script(
@@ -113,6 +115,7 @@ class RedisJobs(JobStore):
                     job.origin.group, job.origin.client.name or "",
                     codec.pack(JobCreated(at=job.origin.created_at)),
                     fact, key, fingerprint, lifetime, codec.pack_data(job.data),
+                    "1" if once else "",
                 ],
             ),
         )  # fmt: skip
