@@ -196,10 +196,10 @@ def times_and_days(draw: st.DrawFn) -> tuple[Times, int]:
 @given(times_and_days())
 @settings(max_examples=100, deadline=None)
 @example(
-    (Times(timezone="America/St_Johns", hours=tuple(range(24)), minutes=(0, 1, 30)), 9434 * DAY)
+    (Times(timezone="America/St_Johns", hours=tuple(range(24)), minutes=(0, 1, 30)), 9432 * DAY)
 )
-@example((Times(timezone="America/St_Johns", hours=(0, 23), minutes=(0, 1, 30)), 9434 * DAY))
-@example((Times(timezone="Antarctica/Troll", hours=(0, 1, 2, 3), minutes=(0, 59)), 19_293 * DAY))
+@example((Times(timezone="America/St_Johns", hours=(0, 23), minutes=(0, 1, 30)), 9432 * DAY))
+@example((Times(timezone="Antarctica/Troll", hours=(0, 1, 2, 3), minutes=(0, 59)), 19_295 * DAY))
 def test_times_come_just_when_a_watched_clock_shows_them(drawn: tuple[Times, int]) -> None:
     times, day = drawn
     start, end = day - 4 * HOUR, day + DAY + 4 * HOUR
