@@ -18,6 +18,7 @@ from avtomatika_core.errors import AvtomatikaError
 from avtomatika_core.events import (
     CancelRequested,
     InboxEvent,
+    SignalReceived,
     TaskEvent,
     WorkerEventArrived,
 )
@@ -70,6 +71,10 @@ class JobIsTerminal(AvtomatikaError):
 
 class ApprovalNotOpen(AvtomatikaError):
     """The job does not wait for this approval, or it was decided by somebody else first."""
+
+
+class TooManySignals(AvtomatikaError):
+    """So many signals of the job wait to be taken that it gets no more for now."""
 
 
 class IdempotencyKeyReused(AvtomatikaError):
@@ -162,7 +167,8 @@ class JobStore(Protocol):
     async def create(self, job: Job, *, idempotency: IdempotencyKey | None = None) -> Created:
         """Store a new job with its `JobCreated` event and `job_created` fact.
 
-        Raises IdempotencyKeyReused, StoreFull.
+        Where it has a `timeout_seconds`, a timer that marks it as a cancel does and appends
+        `JobTimedOut`. Raises IdempotencyKeyReused, StoreFull.
         """
         ...
 
@@ -180,8 +186,11 @@ class JobStore(Protocol):
         """Write the step and all its commands, all or nothing.
 
         While the job is running `delivery` stays pending as its claim (with `requeue` a new entry
-        becomes the claim and `delivery` is answered); else `delivery` is answered. `packed_data` is
-        `step.job.data` as bytes, from a caller that has them. Raises StaleJob, LostClaim, and then nothing was written. After StoreUnavailable the same call may be repeated
+        becomes the claim and `delivery` is answered); else `delivery` is answered. A step that keeps
+        the job's head (`step.job.head is stored.job.head`) came beside what the job is doing:
+        `delivery` is answered and the claim stays with its entry.
+        `packed_data` is `step.job.data` as bytes, from a caller that has them. Raises StaleJob,
+        LostClaim, and then nothing was written. After StoreUnavailable the same call may be repeated
         with the same arguments: it is applied once.
         """
         ...
@@ -236,6 +245,21 @@ class JobStore(Protocol):
         """Close the open approval with this wait token and append `ApprovalDecided`.
 
         Raises JobNotFound, ApprovalNotOpen.
+        """
+        ...
+
+    async def send_signal(
+        self,
+        job_id: JobId,
+        signal: SignalReceived,
+        *,
+        idempotency: IdempotencyKey | None = None,
+    ) -> None:
+        """Append the signal, numbered behind the job's earlier ones.
+
+        A key that was used before for the same request: nothing more is sent. Raises JobNotFound,
+        JobIsTerminal, IdempotencyKeyReused, and TooManySignals while `MOST_WAITING` of the job are
+        on their way or kept.
         """
         ...
 
@@ -463,6 +487,8 @@ class TaskBoard(Protocol):
         checkpoint: Mapping[str, Any] | None,
     ) -> ResultAnswer:
         """Judge it as a result; where it counts, readers see it (the last 100 are kept).
+
+        The heartbeat timeout of the task, if it has one, runs anew.
 
         `checkpoint` takes the place of the task's last one; None: that stays. After the task's
         result it is stale.
@@ -767,8 +793,9 @@ class Timers(Protocol):
     async def fire(self, partition: int, lease: Lease, limit: int = 512) -> int:
         """Turn due timers into events of their jobs; how many. Raises LostLease.
 
-        A task's dispatch or result deadline closes the task and becomes `TaskTimedOut`; a delivery
-        that was never confirmed goes back to the board; a deferred entry goes back to its lane.
+        A task's dispatch, result or heartbeat deadline closes the task and becomes `TaskTimedOut`; a
+        delivery that was never confirmed goes back to the board; a deferred entry goes back to its
+        lane; a job's own deadline marks the job and becomes `JobTimedOut`.
         """
         ...
 

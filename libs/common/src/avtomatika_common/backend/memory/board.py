@@ -134,7 +134,8 @@ class MemoryBoard(TaskBoard):
 
     def _confirm(self, task: Task) -> None:
         if self._tables.clear_timer("delivery", task.job_id, task.task_id):
-            self._tables.set_timer("result", task.job_id, task.task_id, task.result_deadline)
+            due = task.late_at(task.leased_at)
+            self._tables.set_timer("result", task.job_id, task.task_id, due)
 
     async def undeliver(
         self,
@@ -191,6 +192,11 @@ class MemoryBoard(TaskBoard):
         if not (record.progress and record.progress[-1] == packed):  # else this call is a repeat
             record.progress.append(packed)
         task.checkpoint = kept
+        if task.heartbeat_timeout_seconds is not None:
+            # It has the task, also where its confirmation is still on the way.
+            self._tables.clear_timer("delivery", job_id, task_id)
+            due = task.late_at(self._tables.clock.now())
+            self._tables.set_timer("result", job_id, task_id, due)
         return ResultAnswer.APPLIED
 
     async def report_event(
