@@ -11,7 +11,7 @@ from avtomatika_common.actions import ActionFactory
 from avtomatika_common.backend.ports import ResultAnswer
 from avtomatika_common.context import JobContext
 from avtomatika_common.lifecycle import running
-from avtomatika_core.job import Job, JobId, JobStatus
+from avtomatika_core.job import ChildWait, Job, JobId, JobStatus
 from avtomatika_core.retry_policy import RetryPolicy
 from tests.support import until
 
@@ -324,7 +324,8 @@ async def test_sub_jobs_end_with_a_parent_whose_time_is_over(world: World) -> No
     async with running(world.executor(parent, child)):
         job_id = await world.create_with(parent, timeout_seconds=30.0)
         waiting = await world.until_status(job_id, JobStatus.WAITING_FOR_SUB_JOB)
-        child_id = waiting.head.wait.child_id  # type: ignore[union-attr]
+        assert isinstance(waiting.head.wait, ChildWait)
+        child_id = waiting.head.wait.child_id
         await world.until_status(child_id, JobStatus.SLEEPING)
         await world.pass_time(30.0)
         job, of_child = await world.end_of(job_id), await world.end_of(child_id)

@@ -247,6 +247,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.head.status in TERMINAL
 
 
+def is_beside(before: Job, after: Job) -> bool:
+    """Whether all that happened is that a signal was kept: what the job does goes on as it was."""
+    return after.head is before.head and after.signals is not before.signals
+
+
 def new_job(job_id: JobId, origin: Origin) -> Job:
     """The job as it is stored when it is created."""
     return Job(

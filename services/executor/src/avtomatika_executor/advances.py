@@ -24,7 +24,7 @@ from avtomatika_common.logs import get_logger
 from avtomatika_core.commands import Step
 from avtomatika_core.errors import IllegalTransition
 from avtomatika_core.events import Event, JobSetAside
-from avtomatika_core.job import JobId, JobStatus, SignalWait
+from avtomatika_core.job import JobId, JobStatus, SignalWait, is_beside
 from avtomatika_core.machine import step
 from avtomatika_core.outcomes import Rules
 from avtomatika_executor.begun import Begun
@@ -257,7 +257,7 @@ class Advances:
                 stored = again
                 continue
             await self._report(committed, result)
-            return None if result.job.head is stored.job.head else committed
+            return None if is_beside(stored.job, result.job) else committed
 
     @staticmethod
     def _decided(stored: Stored, event: Event, rules: Rules) -> Step:
@@ -345,7 +345,7 @@ def _starts_run(stored: Stored, first: Step) -> bool:
     the store can say.
     """
     return (
-        first.job.head is not stored.job.head
+        first.job.run != stored.job.run
         and first.job.status is JobStatus.RUNNING
         and not isinstance(stored.job.head.wait, SignalWait)
     )

@@ -13,8 +13,10 @@ from avtomatika_common.backend.ports import (
     JobNotFound,
     StoreFull,
     StoreUnavailable,
+    TooManySignals,
 )
 from avtomatika_common.logs import get_logger
+from avtomatika_core.signals import MOST_WAITING
 from avtomatika_gateway.bodies import json_response
 from avtomatika_gateway.refusals import (
     BadRequest,
@@ -49,6 +51,10 @@ _ANSWERS: Final[dict[type[Exception], _Answer]] = {
     ),
     ApprovalNotOpen: _Answer(409, "Job is not in a state that can be approved"),
     IdempotencyKeyReused: _Answer(422, "Idempotency-Key was used for another request."),
+    TooManySignals: _Answer(
+        429,
+        f"{MOST_WAITING} signals wait for this job to take them: send more when it has taken some.",
+    ),
     StoreFull: _Answer(503, "No new work is taken now, try again later.", 5),
     StoreUnavailable: _Answer(503, "The storage does not answer, try again.", 1),
 }

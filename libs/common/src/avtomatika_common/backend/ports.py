@@ -186,9 +186,8 @@ class JobStore(Protocol):
         """Write the step and all its commands, all or nothing.
 
         While the job is running `delivery` stays pending as its claim (with `requeue` a new entry
-        becomes the claim and `delivery` is answered); else `delivery` is answered. A step that keeps
-        the job's head (`step.job.head is stored.job.head`) came beside what the job is doing:
-        `delivery` is answered and the claim stays with its entry.
+        becomes the claim and `delivery` is answered); else `delivery` is answered. So it is, and the
+        claim stays with its entry, where the event came beside what the job does (`is_beside`).
         `packed_data` is `step.job.data` as bytes, from a caller that has them. Raises StaleJob,
         LostClaim, and then nothing was written. After StoreUnavailable the same call may be repeated
         with the same arguments: it is applied once.

@@ -64,6 +64,7 @@ from avtomatika_core.job import (
     TaskId,
     TaskWait,
     WorkerId,
+    is_beside,
 )
 from avtomatika_core.signals import MOST_WAITING
 
@@ -201,7 +202,7 @@ class MemoryJobs(JobStore):
         record.renew_fence(stored.next_nonce)
         record.signals = packed_signals
         record.signals_taken = job.signals.taken
-        if head is stored.job.head:
+        if is_beside(stored.job, job):
             tables.answer(entry)
             return record
         record.head = packed_head

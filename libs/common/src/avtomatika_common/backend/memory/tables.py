@@ -339,22 +339,17 @@ class Tables:
 
     def mark_cancelled(self, job_id: JobId, record: JobRecord, event: bytes) -> None:
         """From now on the running handler's outcome is refused; `event` is the new claim."""
-        if not (record.cancelled or record.status in TERMINAL):
-            self._mark(record, self.append(record.group, job_id, event))
+        if not record.cancelled:
+            self.mark(job_id, record, event)
 
-    def time_out(self, job_id: JobId, record: JobRecord, event: bytes) -> None:
-        """As `mark_cancelled`; a mark that is there already does not hold the event back."""
+    def mark(self, job_id: JobId, record: JobRecord, event: bytes) -> None:
+        """As `mark_cancelled`, whether it is marked or not."""
         if record.status in TERMINAL:
             return
-        entry = self.append(record.group, job_id, event)
-        if not record.cancelled:
-            self._mark(record, entry)
-
-    def _mark(self, record: JobRecord, claim: str) -> None:
         record.cancelled = True
         record.run += 1
         record.renew_fence(str(self.number()))
-        record.claim = claim
+        record.claim = self.append(record.group, job_id, event)
 
     # --- inbox
 

@@ -53,7 +53,7 @@ class MemoryTimers(Timers):
                 record = self._tables.job(job_id)
                 if record is not None:
                     event = codec.pack(JobTimedOut(at=now))
-                    self._tables.time_out(job_id, record, event)
+                    self._tables.mark(job_id, record, event)
 
     def _append(self, job_id: JobId, token: str, now: float, *, is_branch: bool) -> None:
         event = TimerFired(at=now, token=token, fresh_id=TaskId(ids.new_id()))

@@ -64,6 +64,7 @@ from avtomatika_core.job import (
     TaskId,
     TaskWait,
     WorkerId,
+    is_beside,
 )
 from avtomatika_core.signals import MOST_WAITING
 
@@ -191,7 +192,7 @@ class RedisJobs(JobStore):
             packed_data = codec.pack_data(job.data)
         runs_on = head.status is JobStatus.RUNNING
         mode = "requeue" if runs_on and requeue else _MODE_OF[runs_on]
-        if head is stored.job.head:
+        if is_beside(stored.job, job):
             mode = "beside"
         for command in step.commands:  # a step before it leaves the job running: it has none
             if isinstance(command, StartBranches) and len(command.branches) > _BRANCHES_AT_ONCE:

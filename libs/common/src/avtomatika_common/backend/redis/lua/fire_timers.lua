@@ -64,20 +64,18 @@ local fire = {
       end
     end
   end,
-  -- The job is marked as by a cancel; a mark that is there already does not hold the event back.
+  -- The job is marked as by a cancel, whether it is marked or not.
   j = function(job_id)
     local job = p .. 'j:' .. job_id
     if redis.call('SISMEMBER', p .. 'live', job_id) == 0 then
       return
     end
-    local stored = redis.call('HMGET', job, 'group', 'cancel', 'fence')
+    local stored = redis.call('HMGET', job, 'group', 'fence')
     local claim = append_event(p, stored[1], job_id,
       cmsgpack.pack({event = 'job_timed_out', at = now / 1000}))
-    if stored[2] ~= '1' then
-      redis.call('HINCRBY', job, 'run', 1)
-      redis.call('HSET', job, 'cancel', '1', 'fence', fence_after(stored[3], 'late' .. now),
-        'claim', claim)
-    end
+    redis.call('HINCRBY', job, 'run', 1)
+    redis.call('HSET', job, 'cancel', '1', 'fence', fence_after(stored[2], 'late' .. now),
+      'claim', claim)
   end,
   d = function(_, task_id)
     time_out(task_id, 'dispatch')
