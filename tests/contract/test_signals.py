@@ -285,6 +285,35 @@ async def test_a_signal_for_a_job_that_has_not_begun_lets_it_begin(
     assert len((await loaded(backend, begun)).job.signals.kept) == 1
 
 
+async def test_signals_that_a_dead_executor_had_are_no_tries_of_their_job(
+    backend: StorageBackend,
+) -> None:
+    dead, mine = Executor(backend, "dead"), Executor(backend, "mine")
+    claim = await dead.start()
+    for number in range(6):
+        await send(backend, claim.job.id, n=number)
+    await dead.read_all()
+
+    taken = await backend.inbox.take_over("default", "dead", "mine", 20)
+
+    assert len(taken) == 7
+    assert (await loaded(backend, claim)).tries == 1
+    signal = next(one for one in taken if isinstance(one.event, SignalReceived))
+    await mine.apply(signal)
+    assert (await loaded(backend, claim)).tries == 0
+
+
+async def test_a_signal_that_carries_a_run_is_a_try(backend: StorageBackend) -> None:
+    dead = Executor(backend, "dead")
+    claim = await dead.run(await dead.start(), WAIT)
+    await send(backend, claim.job.id)
+    await dead.apply(await dead.read())
+
+    await backend.inbox.take_over("default", "dead", "mine", 20)
+
+    assert (await loaded(backend, claim)).tries == 1
+
+
 async def test_a_signal_opens_no_approval_that_was_decided(backend: StorageBackend) -> None:
     executor = Executor(backend)
     claim = await executor.run(await executor.start(), APPROVAL)

@@ -256,7 +256,8 @@ class JobStore(Protocol):
     ) -> None:
         """Append the signal, numbered behind the job's earlier ones.
 
-        A key that was used before for the same request: nothing more is sent. Raises JobNotFound,
+        A key that was used before for the same request: nothing more is sent; keys are known within
+        the partition of the job. Raises JobNotFound,
         JobIsTerminal, IdempotencyKeyReused, and TooManySignals while `MOST_WAITING` of the job are
         on their way or kept.
         """
@@ -311,7 +312,9 @@ class Inbox(Protocol):
     async def consumers(self, group: str) -> list[Consumer]: ...
 
     async def take_over(self, group: str, dead: str, consumer: str, room: int) -> list[Delivery]:
-        """Make up to `room` pending entries of a consumer that is not alive mine; `tries` + 1 each.
+        """Make up to `room` pending entries of a consumer that is not alive mine.
+
+        `tries` + 1 of its job for each, but for branches' events and signals that carry no run.
 
         An empty list also when `dead` is alive after all.
         """

@@ -202,6 +202,7 @@ class MemoryJobs(JobStore):
         record.renew_fence(stored.next_nonce)
         record.signals = packed_signals
         record.signals_taken = job.signals.taken
+        record.tries = 0
         if is_beside(stored.job, job):
             tables.answer(entry)
             return record
@@ -209,7 +210,6 @@ class MemoryJobs(JobStore):
         record.data = packed_data
         record.run = job.run
         record.cancelled = job.cancelled
-        record.tries = 0
         record.wait = head.wait.token if isinstance(head.wait, ApprovalWait) else None
         if record.status is not head.status:
             tables.set_status(record, head.status)

@@ -39,7 +39,7 @@ end
 
 -- What came beside writes nothing but signals.
 if mode == 'beside' then
-  redis.call('HSET', job, 'fence', new_fence, 'signals', ARGV[15], 'sig_taken', ARGV[16])
+  redis.call('HSET', job, 'fence', new_fence, 'signals', ARGV[15], 'sig_taken', ARGV[16], 'tries', '0')
   redis.call('XACK', stream, 'g', entry)
   redis.call('XDEL', stream, entry)
   return 'OK'
