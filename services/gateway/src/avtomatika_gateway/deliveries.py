@@ -37,7 +37,6 @@ class Deliveries:
         """More than one where a task went back and was handed out again meanwhile."""
         self._due: deque[tuple[float, _Written]] = deque()
         self._by_connection: dict[object, list[_Written]] = {}
-        self._returning: set[asyncio.Task[None]] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._has_some = asyncio.Event()
 
