@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from avtomatika import OrchestratorEngine, StateMachineBlueprint
 from avtomatika.config import Config
-from avtomatika_common.backend.ports import StorageBackend, StoreOptions, Worker
+from avtomatika_common.backend.ports import Lease, StorageBackend, StoreOptions, Worker
 from avtomatika_common.lifecycle import running
 from avtomatika_core.job import WorkerId
 from avtomatika_gateway.service import GatewayService
@@ -109,6 +109,26 @@ def impatient(storage: StorageBackend, delivery_timeout_seconds: float) -> Stora
 
     async def opened(options: StoreOptions) -> None:
         await original(replace(options, delivery_timeout_seconds=delivery_timeout_seconds))
+
+    _replace(storage, "open", opened)
+    return storage
+
+
+def with_two_dispatchers(storage: StorageBackend, second: str) -> StorageBackend:
+    """The storage, whose second partition is dispatched by that instance and by no other."""
+    original = storage.open
+
+    async def opened(options: StoreOptions) -> None:
+        await original(options)
+        acquire = storage.leases.acquire
+
+        async def acquired(name: str, holder: str, seconds: float) -> Lease | None:
+            is_of_second = holder.startswith(second)
+            if name.endswith("/dispatcher") and is_of_second != (name == "p1/dispatcher"):
+                return None
+            return await acquire(name, holder, seconds)
+
+        _replace(storage.leases, "acquire", acquired)
 
     _replace(storage, "open", opened)
     return storage
