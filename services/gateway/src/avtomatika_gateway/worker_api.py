@@ -32,10 +32,10 @@ from rxon.constants import (
     PROTOCOL_VERSION_HEADER,
     STS_TOKEN_ENDPOINT,
     WORKER_API_PREFIX,
+    WORKER_ID_HEADER,
 )
 from rxon.exceptions import BadMessage, MissingWorkerId
 
-WORKER_ID_HEADER: Final = "X-Worker-ID"
 _TRACING_HEADERS: Final = ("traceparent", "tracestate")
 
 # Tells that the other side has closed its end, before the event loop has read so; Linux only.
