@@ -72,7 +72,7 @@ class GatewayService:
             backend, access, self._operations, self._deliveries, self._worker_events
         )
         self._worker_sockets = WorkerSockets(
-            settings, backend, self._worker_api, self._operations, self._sockets
+            settings, self._worker_api, self._operations, self._sockets
         )
         self._approvals = Approvals(settings, backend, access)
         self._client_api = ClientApi(settings, backend, history, access, self._blueprints)

@@ -3,6 +3,7 @@
 Every transport calls these with the worker it has authenticated, so all of them behave the same.
 """
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -21,19 +22,21 @@ from avtomatika_common.ids import new_id
 from avtomatika_common.logs import get_logger
 from avtomatika_core.events import TaskCancelled, TaskEvent, TaskFailed, TaskSucceeded
 from avtomatika_core.job import JobId, TaskId, WorkerId
+from avtomatika_gateway.bodies import parse_job_id
 from avtomatika_gateway.deliveries import Deliveries
+from avtomatika_gateway.http_errors import refusal_of
 from avtomatika_gateway.polls import Polls
 from avtomatika_gateway.refusals import BadRequest, Forbidden, NotFound
 from avtomatika_gateway.settings import Settings
 from avtomatika_gateway.skills import SkillContracts, contracts_of
 from rxon import (
-    Heartbeat,
+    BatchedResultAnswer,
+    ProgressAnswer,
     ProgressUpdatePayload,
     Task,
     TaskError,
     TaskPayload,
     TaskResult,
-    WorkerRegistration,
 )
 from rxon import ResultAnswer as WireAnswer
 from rxon.constants import (
@@ -42,6 +45,7 @@ from rxon.constants import (
     TASK_STATUS_CANCELLED,
     TASK_STATUS_FAILURE,
 )
+from rxon.exceptions import BadMessage
 
 READY_SECONDS: Final = 0.05
 """How long a poll waits that is not to wait: so long a task that is ready may be on its way."""
@@ -50,6 +54,7 @@ MOST_TASKS: Final = 512
 
 log = get_logger()
 
+_NOBODY: Final = WorkerId("")
 _OK: Final = WireAnswer(status="ok")
 _IGNORED: Final[Mapping[ResultAnswer, str]] = {
     ResultAnswer.STALE_TASK: "The task is neither the job's current task nor an open branch.",
@@ -80,17 +85,20 @@ class WorkerOperations:
     # --- registration
 
     async def register(
-        self,
-        registration: WorkerRegistration,
-        document: Mapping[str, Any],
-        protocol: str | None,
+        self, sender: WorkerId | None, document: Mapping[str, Any], protocol: str | None
     ) -> dict[str, str]:
         """Take the worker in as it describes itself; `document` is the whole of it, as it was sent.
 
-        `protocol`: the version it speaks, if it says so. Raises BadRequest: a skill's contract
-        cannot be used.
+        `protocol`: the version it speaks, if it says so. Raises BadMessage, Forbidden, and
+        BadRequest where a skill's contract cannot be used.
         """
+        registration = rxon.parse_registration(document)
         worker_id = WorkerId(registration.worker_id)
+        if worker_id != sender:
+            raise Forbidden(
+                f"Forbidden: Authenticated worker '{sender}' cannot register"
+                f" another worker '{worker_id}'."
+            )
         promised = contracts_of(document)
         described = {"status": "idle", **rxon.with_supported_tasks(document), "reputation": 1.0}
         registered = await self._workers.register(worker_id, described, self._ttl_seconds)
@@ -112,18 +120,14 @@ class WorkerOperations:
         return answer
 
     async def heartbeat(
-        self,
-        worker_id: WorkerId,
-        heartbeat: Heartbeat | None,
-        changes: Mapping[str, Any],
-        *,
-        began_at: float,
+        self, worker_id: WorkerId, changes: Mapping[str, Any], *, began_at: float
     ) -> dict[str, Any]:
         """Renew the registration, with news or without. Raises NotFound, and as `register`.
 
-        `changes` is the whole heartbeat as it was sent. Where it lists its current tasks it has
-        those and no others of what was handed out before it began (Unix seconds).
+        `changes` is the whole heartbeat as it was sent, or empty. Where it lists its current tasks
+        it has those and no others of what was handed out before it began (Unix seconds).
         """
+        heartbeat = rxon.parse_heartbeat(changes, worker_id=worker_id) if changes else None
         if has_skills := "supported_skills" in changes:
             contracts_of(changes)
         told = rxon.with_supported_tasks(changes)
@@ -175,13 +179,31 @@ class WorkerOperations:
         except NotFound:
             return ()
 
-    async def submit_result(
-        self, sender: WorkerId, result: TaskResult, job_id: JobId
-    ) -> WireAnswer:
+    async def submit_results(
+        self, sender: WorkerId, results: Sequence[TaskResult | BadMessage]
+    ) -> tuple[BatchedResultAnswer, ...]:
+        """What each result alone would have been answered; also one that could not be read."""
+        return tuple(await asyncio.gather(*(self._submit(sender, one) for one in results)))
+
+    async def _submit(
+        self, sender: WorkerId, result: TaskResult | BadMessage
+    ) -> BatchedResultAnswer:
+        if isinstance(result, BadMessage):
+            return BatchedResultAnswer(error=str(result))
+        try:
+            answer = await self.submit_result(sender, result)
+        except (BadRequest, Forbidden, JobNotFound) as error:
+            return BatchedResultAnswer(error=refusal_of(error).text)
+        return BatchedResultAnswer(
+            status=answer.status, reason=answer.reason, message=answer.message
+        )
+
+    async def submit_result(self, sender: WorkerId, result: TaskResult) -> WireAnswer:
         """Judge a result and say what became of it. Raises Forbidden, BadRequest, JobNotFound.
 
         One that its worker's contract does not promise counts as a failure.
         """
+        job_id = parse_job_id(result.job_id)
         if result.worker_id != sender:
             raise Forbidden(
                 f"Forbidden: Authenticated worker '{sender}' cannot submit results"
@@ -223,14 +245,32 @@ class WorkerOperations:
 
     # --- progress
 
+    async def report_and_hear(
+        self, sender: WorkerId | None, progress: ProgressUpdatePayload
+    ) -> ProgressAnswer:
+        """As `report_progress`, and the tasks that nobody wants any more.
+
+        Without a sender it is the holder's.
+        """
+        worker = sender or await self.holder_of(progress) or _NOBODY
+        answer, to_stop = await asyncio.gather(
+            self.report_progress(worker, progress), self._workers.to_stop(worker)
+        )
+        return ProgressAnswer(
+            status=answer.status,
+            reason=answer.reason,
+            message=answer.message,
+            cancel_task_ids=tuple(to_stop),
+        )
+
     async def report_progress(
-        self, sender: WorkerId, progress: ProgressUpdatePayload, job_id: JobId
+        self, sender: WorkerId, progress: ProgressUpdatePayload
     ) -> WireAnswer:
         """Show how far a task is, and keep its checkpoint. Raises JobNotFound.
 
         Judged as a result is: ignored unless the sender holds the task.
         """
-        task_id = TaskId(progress.task_id)
+        job_id, task_id = parse_job_id(progress.job_id), TaskId(progress.task_id)
         entry = Progress(
             progress=min(1.0, max(0.0, progress.progress)),
             message=progress.message or "",
@@ -243,14 +283,9 @@ class WorkerOperations:
         answer = await self._board.record_progress(task_id, job_id, sender, entry, checkpoint)
         return _judged(answer, "progress ignored", sender, task_id, job_id)
 
-    async def holder_of(self, progress: ProgressUpdatePayload, job_id: JobId) -> WorkerId:
-        """Whose progress it is where the sender did not say; nobody's: a worker without a name."""
-        holder = await self._board.holder(job_id, TaskId(progress.task_id))
-        return WorkerId("") if holder is None else holder
-
-    async def tasks_to_stop(self, worker_id: WorkerId) -> Sequence[TaskId]:
-        """Tasks of this worker that nobody wants any more."""
-        return await self._workers.to_stop(worker_id)
+    async def holder_of(self, progress: ProgressUpdatePayload) -> WorkerId | None:
+        """Whose progress it is where the sender did not say. Raises JobNotFound."""
+        return await self._board.holder(parse_job_id(progress.job_id), TaskId(progress.task_id))
 
 
 def _judged(
