@@ -16,7 +16,7 @@ from avtomatika_gateway.deliveries import Deliveries
 from avtomatika_gateway.refusals import BadRequest, Forbidden
 from avtomatika_gateway.worker_events import WorkerEvents
 from avtomatika_gateway.worker_operations import WorkerOperations, payload_of, task_of
-from rxon import TaskBatch, TaskResult
+from rxon import TaskBatch
 from rxon.constants import (
     AUTH_HEADER_WORKER,
     ENDPOINT_TASK_NEXT,
@@ -32,7 +32,7 @@ from rxon.constants import (
     WORKER_API_PREFIX,
     WORKER_ID_HEADER,
 )
-from rxon.exceptions import BadMessage, MissingWorkerId
+from rxon.exceptions import MissingWorkerId
 
 _TRACING_HEADERS: Final = ("traceparent", "tracestate")
 
@@ -135,7 +135,7 @@ class WorkerApi:
     async def _next_task(self, request: web.Request) -> web.StreamResponse:
         worker_id = await self._sender_in_path(request)
         most = _most(request.query.get("max"))
-        tasks = await self._operations.poll(worker_id, most or 1)
+        tasks = await self._operations.poll(worker_id, 1 if most is None else most)
         if not tasks:
             return web.Response(status=204)
         response = _plain(tasks[0]) if most is None else _batch(tasks)
@@ -174,9 +174,7 @@ class WorkerApi:
         document = await read_message(request)
         batch = rxon.parse_result_batch(document)
         sender = await self._sender_of(request, batch.worker_id)
-        results = [_read_result(one, sender) for one in batch.results]
-        answers = await self._operations.submit_results(sender, results)
-        tasks = await self._operations.ready_tasks(sender, batch.most) if batch.most else ()
+        answers, tasks = await self._operations.submit_batch(sender, batch)
         response = json_response({"answers": answers, "tasks": [task_of(task) for task in tasks]})
         if not tasks:
             return response
@@ -189,19 +187,11 @@ class WorkerApi:
         return json_response(await self._operations.report_and_hear(sender, progress))
 
 
-def _read_result(document: object, sender: WorkerId) -> TaskResult | BadMessage:
-    """One result of several: that it cannot be read is not the fault of the others."""
-    try:
-        return rxon.parse_result(rxon.as_object(document), sender=sender)
-    except BadMessage as error:
-        return error
-
-
 def _most(text: str | None) -> int | None:
     """How many tasks a poll asks for; None: it does not say. Raises BadRequest."""
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+    if not (text.isascii() and text.isdecimal()):
         raise BadRequest("max must be a whole number from 1")
     return int(text)
 

@@ -46,6 +46,7 @@ from rxon.constants import (
     TASK_STATUS_FAILURE,
 )
 from rxon.exceptions import BadMessage
+from rxon.parsing import UnreadBatch
 
 READY_SECONDS: Final = 0.05
 """How long a poll waits that is not to wait: so long a task that is ready may be on its way."""
@@ -163,15 +164,22 @@ class WorkerOperations:
 
     # --- tasks
 
-    async def poll(self, worker_id: WorkerId, most: int = 1) -> Sequence[LeasedTask]:
-        """Up to `most` tasks, waiting for the first; none if none came. Raises NotFound.
+    async def poll(
+        self, worker_id: WorkerId, most: int = 1, *, seconds: float | None = None
+    ) -> Sequence[LeasedTask]:
+        """Up to `most` tasks, waiting for the first; none if none came in time.
 
-        Each task must be told to `Deliveries`.
+        It waits as long as polls are held, but no longer than `seconds`. Each task must be told to
+        `Deliveries`. Raises NotFound, BadRequest.
         """
-        return await self._polls.wait(worker_id, room=min(most, MOST_TASKS))
+        if most < 1:
+            raise BadRequest("max must be a whole number from 1")
+        return await self._polls.wait(worker_id, room=min(most, MOST_TASKS), seconds=seconds)
 
-    async def ready_tasks(self, worker_id: WorkerId, most: int) -> Sequence[LeasedTask]:
+    async def _ready_tasks(self, worker_id: WorkerId, most: int) -> Sequence[LeasedTask]:
         """As `poll`, of those that are ready; none for a worker that is not registered."""
+        if most < 1:
+            return ()
         try:
             return await self._polls.wait(
                 worker_id, room=min(most, MOST_TASKS), seconds=READY_SECONDS
@@ -179,20 +187,19 @@ class WorkerOperations:
         except NotFound:
             return ()
 
-    async def submit_results(
-        self, sender: WorkerId, results: Sequence[TaskResult | BadMessage]
-    ) -> tuple[BatchedResultAnswer, ...]:
-        """What each result alone would have been answered; also one that could not be read."""
-        return tuple(await asyncio.gather(*(self._submit(sender, one) for one in results)))
+    async def submit_batch(
+        self, sender: WorkerId, batch: UnreadBatch
+    ) -> tuple[Sequence[BatchedResultAnswer], Sequence[LeasedTask]]:
+        """What each result alone would have been answered, and then tasks as from `poll`."""
+        answers = await asyncio.gather(*(self._submit(sender, one) for one in batch.results))
+        return answers, await self._ready_tasks(sender, batch.most)
 
-    async def _submit(
-        self, sender: WorkerId, result: TaskResult | BadMessage
-    ) -> BatchedResultAnswer:
-        if isinstance(result, BadMessage):
-            return BatchedResultAnswer(error=str(result))
+    async def _submit(self, sender: WorkerId, document: object) -> BatchedResultAnswer:
+        """One result of several: what is wrong with it is not the fault of the others."""
         try:
+            result = rxon.parse_result(rxon.as_object(document), sender=sender)
             answer = await self.submit_result(sender, result)
-        except (BadRequest, Forbidden, JobNotFound) as error:
+        except (BadMessage, BadRequest, Forbidden, JobNotFound) as error:
             return BatchedResultAnswer(error=refusal_of(error).text)
         return BatchedResultAnswer(
             status=answer.status, reason=answer.reason, message=answer.message
