@@ -197,6 +197,33 @@ async def test_the_registration_says_who_comes_and_what_it_can() -> None:
     assert registration.cost_per_second == 0.5
 
 
+def test_a_worker_without_a_name_takes_the_one_its_transports_are_made_for() -> None:
+    nameless = {name: value for name, value in SETTINGS.items() if name != "WORKER_ID"}
+
+    taken = Worker(
+        config=WorkerConfig(nameless), clients=[({"url": "a"}, MockTransport("w1", "secret"))]
+    )
+    kept = Worker(config=a_config(), clients=[({"url": "a"}, MockTransport("w1", "secret"))])
+    drawn = Worker(
+        config=WorkerConfig(nameless),
+        clients=[({"url": name}, MockTransport(name, "secret")) for name in ("a", "b")],
+    )
+
+    assert (taken.worker_id, kept.worker_id) == ("w1", "w")
+    assert drawn.worker_id.startswith("worker-")
+
+
+async def test_nobody_is_warned_of_a_token_that_is_not_used(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tokenless = {name: value for name, value in SETTINGS.items() if name != "WORKER_TOKEN"}
+
+    async with working(a_worker(Scripted(), config=WorkerConfig(tokenless))):
+        pass
+
+    assert "WORKER_TOKEN" not in caplog.text
+
+
 async def test_a_registration_that_fails_is_tried_again() -> None:
     transport = Scripted()
     transport.register_errors = [RxonNetworkError("away"), refused(409), RxonAuthError("no")]

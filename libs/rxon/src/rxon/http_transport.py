@@ -76,6 +76,10 @@ class HttpTransport:
         self._owns_session = session is None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
 
+    @property
+    def worker_id(self) -> str:
+        return self._worker_id
+
     async def connect(self) -> None:
         if self._session is None:
             self._session = aiohttp.ClientSession()
