@@ -60,6 +60,12 @@ class Scripted(MockTransport):
         self.result_attempts = 0
         self.batches: list[int] = []
         self.knows_no_batches = False
+        self.can_be_left = True
+
+    async def leave(self) -> None:
+        if not self.can_be_left:
+            raise refused(404)
+        await super().leave()
 
     @property
     def polls(self) -> int:
@@ -451,9 +457,13 @@ async def test_a_worker_that_stops_finishes_what_is_in_hand() -> None:
     assert {heartbeat.status for heartbeat in transport.heartbeats[seen:]} == {"draining"}
 
 
+@pytest.mark.parametrize("can_be_left", [True, False])
 @pytest.mark.parametrize("in_thread", [False, True])
-async def test_a_task_that_does_not_end_in_time_is_left_to_another_worker(in_thread: bool) -> None:
+async def test_a_task_that_does_not_end_in_time_is_left_to_another_worker(
+    in_thread: bool, can_be_left: bool
+) -> None:
     transport = Scripted()
+    transport.can_be_left = can_be_left
     worker = a_worker(transport, config=a_config(SHUTDOWN_TIMEOUT=0.02))
     go_on = threading.Event()
     started = False
@@ -475,14 +485,9 @@ async def test_a_task_that_does_not_end_in_time_is_left_to_another_worker(in_thr
         await until(lambda: started)
     go_on.set()
 
-    assert transport.results == [
-        result(
-            "failure",
-            error=TaskError(
-                code="TRANSIENT_ERROR", message="The worker stopped before the task ended."
-            ),
-        )
-    ]
+    stopped = TaskError(code="TRANSIENT_ERROR", message="The worker stopped before the task ended.")
+    assert transport.has_left == can_be_left
+    assert transport.results == ([] if can_be_left else [result("failure", error=stopped)])
 
 
 async def test_the_hot_cache_is_told_at_once() -> None:

@@ -16,6 +16,7 @@ from rxon import (
     ProgressUpdatePayload,
     RxonError,
     Task,
+    TaskResult,
     Transport,
     WorkerCommand,
     WorkerEvent,
@@ -164,14 +165,24 @@ class Link:
             self.heard.clear()
             await self.outbox.resend()
 
-    async def leave(self) -> None:
+    async def leave(self) -> bool:
+        """Sign off; whether that was heard."""
         try:
             await self.transport.leave()
         except RxonError as error:
             level = logging.DEBUG if is_not_there(error) else logging.WARNING
             log.log(level, "not signed off", extra=self._about(error))
-        else:
-            log.info("signed off", extra=self._about())
+            return False
+        log.info("signed off", extra=self._about())
+        return True
+
+    async def send_once(self, result: TaskResult) -> None:
+        """Bring a result that does not matter much later."""
+        try:
+            await self.transport.send_result(result)
+        except RxonError as error:
+            about = {"task_id": result.task_id, "job_id": result.job_id}
+            log.warning("result not delivered", extra={**about, **self._about(error)})
 
     def _failed(self, what: str, error: RxonError) -> None:
         if not self.peer.registered:
