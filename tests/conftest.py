@@ -1,6 +1,7 @@
 """Servers for the tests that need one. Each worker of pytest-xdist has its own."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import pytest
@@ -37,6 +38,23 @@ def redis_url(redis_server: str) -> str:
     """URL of an empty Redis."""
     assert redis_answers(urlsplit(redis_server).port or 0, "FLUSHALL", "+OK")
     return redis_server
+
+
+@pytest.fixture(scope="session")
+def one_redis() -> Generator[Callable[[], str], None, None]:
+    """URL of an empty Redis, of one kind; started when it is first asked for."""
+    urls: list[str] = []
+    with ExitStack() as stack:
+
+        def url() -> str:
+            if not REDIS_BINARIES:
+                missing("Redis")
+            if not urls:
+                urls.append(stack.enter_context(running_redis(max(REDIS_BINARIES.items())[1])))
+            assert redis_answers(urlsplit(urls[0]).port or 0, "FLUSHALL", "+OK")
+            return urls[0]
+
+        yield url
 
 
 @pytest.fixture(scope="session")
