@@ -256,6 +256,20 @@ async def test_a_worker_that_is_not_known_any_more_registers_again(call: str) ->
         await until(lambda: len(transport.results) == 2)
 
 
+async def test_a_worker_that_registers_again_asks_again() -> None:
+    """R38. Nobody knows of the poll from before."""
+    transport = Scripted()
+    worker = a_worker(transport)
+    worker.task("work")(lambda: None)
+
+    async with working(worker):
+        await until(lambda: transport.polls and transport.heartbeats)
+        polls = transport.polls
+        transport.heartbeat_errors.append(refused(404))
+        await until(lambda: len(transport.registered) == 2)
+        await until(lambda: transport.polls > polls)
+
+
 async def test_a_heartbeat_that_fails_does_not_register_again() -> None:
     transport = Scripted()
     transport.heartbeat_errors = [RxonNetworkError("away"), refused(500)]

@@ -55,6 +55,7 @@ class Link:
         self._session = session
         self._debounce_seconds = debounce_seconds
         self._next_beat_in = session.seconds_to_next_beat()
+        self._poll: asyncio.Timeout | None = None
 
     async def register(self, registration: Callable[[], WorkerRegistration]) -> None:
         """Register with the registration of that moment, however long it takes."""
@@ -69,6 +70,9 @@ class Link:
             else:
                 self._session.registered(self.peer)
                 self.registered.set()
+                if self._poll is not None:
+                    # Of a poll from before nobody knows any more: it would bring nothing.
+                    self._poll.reschedule(asyncio.get_running_loop().time())
                 self.news.set()  # a registration carries no load and no hot cache
                 log.info("registered", extra=self._about())
                 return
@@ -95,20 +99,27 @@ class Link:
         return answer.cancel_task_ids
 
     async def poll(self, timeout_seconds: float, most: int) -> Sequence[Task]:
-        """Wait for tasks; after an error the link rests."""
+        """Wait for tasks, until we register anew; after an error the link rests."""
         try:
-            if self.peer.knows_batches:
-                tasks = await self.transport.poll_tasks(timeout_seconds, most)
-            else:
-                task = await self.transport.poll_task(timeout_seconds)
-                tasks = () if task is None else (msgspec.convert(task, Task, from_attributes=True),)
+            async with asyncio.timeout(None) as self._poll:
+                tasks = await self._asked_for(timeout_seconds, most)
+        except TimeoutError:
+            return ()
         except RxonError as error:
             now = asyncio.get_running_loop().time()
             self._session.poll_failed(self.peer, error, now)
             self._failed("poll failed", error)
             return ()
+        finally:
+            self._poll = None
         self._session.heard(self.peer)
         return tasks
+
+    async def _asked_for(self, timeout_seconds: float, most: int) -> Sequence[Task]:
+        if self.peer.knows_batches:
+            return await self.transport.poll_tasks(timeout_seconds, most)
+        task = await self.transport.poll_task(timeout_seconds)
+        return () if task is None else (msgspec.convert(task, Task, from_attributes=True),)
 
     async def send_progress(self, progress: ProgressUpdatePayload) -> ProgressAnswer:
         """Raises `RxonError`."""
