@@ -570,6 +570,15 @@ async def test_the_second_orchestrator_is_asked_only_while_the_first_fails() -> 
     assert second.polls == asked
 
 
+async def test_after_a_failed_poll_the_next_orchestrator_is_asked_at_once() -> None:
+    first, second = Scripted(), Scripted()
+    first.poll_errors = [RxonNetworkError("away")] * 1000
+    worker = a_worker(first, second, config=a_config(IDLE_POLL_DELAY=60.0))
+
+    async with working(worker):
+        await until(lambda: second.polls)
+
+
 async def test_a_task_that_is_cancelled_before_it_could_start_never_runs() -> None:
     transport = Scripted()
     worker = Worker(

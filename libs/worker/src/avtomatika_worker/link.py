@@ -98,8 +98,8 @@ class Link:
         self.heard.set()
         return answer.cancel_task_ids
 
-    async def poll(self, timeout_seconds: float, most: int) -> Sequence[Task]:
-        """Wait for tasks, until we register anew; after an error the link rests."""
+    async def poll(self, timeout_seconds: float, most: int) -> Sequence[Task] | None:
+        """Wait for tasks, until we register anew. None: an error, and the link rests."""
         try:
             async with asyncio.timeout(None) as self._poll:
                 tasks = await self._asked_for(timeout_seconds, most)
@@ -109,7 +109,7 @@ class Link:
             now = asyncio.get_running_loop().time()
             self._session.poll_failed(self.peer, error, now)
             self._failed("poll failed", error)
-            return ()
+            return None
         finally:
             self._poll = None
         self._session.heard(self.peer)

@@ -184,6 +184,8 @@ class Run:
                 tasks = await link.poll(self._config.TASK_POLL_TIMEOUT, ask.most)
             finally:
                 self._session.asked -= ask.most
+            if tasks is None:
+                continue  # another orchestrator may be asked at once
             self._take(link, tasks)
             if not tasks:
                 await asyncio.sleep(self._config.IDLE_POLL_DELAY)
