@@ -15,7 +15,8 @@ import pytest
 
 from avtomatika_common.backend.ports import Mail, Match, StoreUnavailable
 from avtomatika_core.job import WorkerId
-from tests.integration.conftest import NewStorage, OpenSite, RedisOfSites
+from tests.conftest import OneRedis
+from tests.integration.conftest import NewStorage, OpenSite
 from tests.integration.connections import a_connection, body_of, poll_request, read, send, unread
 from tests.integration.sites import SETTINGS, Site, impatient, once
 from tests.interop.blueprints import branches, one_task
@@ -417,11 +418,11 @@ async def door_of(process: Process, session: aiohttp.ClientSession) -> Door:
 @pytest.mark.chaos
 @pytest.mark.parametrize("new_storage", ["redis"], indirect=True)
 async def test_a_gateway_killed_between_lease_and_answer_loses_no_task(
-    site: Site, redis_of_sites: RedisOfSites, tmp_path: Path
+    site: Site, one_redis: OneRedis, tmp_path: Path
 ) -> None:
     """R5."""
     await site.door.register("w1")
-    with a_gateway("tests.integration.gateway_that_dies", redis_of_sites.url, tmp_path) as process:
+    with a_gateway("tests.integration.gateway_that_dies", one_redis.url, tmp_path) as process:
         there = await door_of(process, site.door.session)
         async with a_connection(there.port) as poll:
             await send(poll, poll_request())
@@ -438,11 +439,11 @@ async def test_a_gateway_killed_between_lease_and_answer_loses_no_task(
 @pytest.mark.chaos
 @pytest.mark.parametrize("new_storage", ["redis"], indirect=True)
 async def test_a_worker_whose_gateway_is_killed_goes_on_at_another(
-    site: Site, redis_of_sites: RedisOfSites, tmp_path: Path
+    site: Site, one_redis: OneRedis, tmp_path: Path
 ) -> None:
     here = site.door
     await here.register("w1")
-    with a_gateway("avtomatika_gateway", redis_of_sites.url, tmp_path) as process:
+    with a_gateway("avtomatika_gateway", one_redis.url, tmp_path) as process:
         there = await door_of(process, here.session)
         async with a_connection(there.port) as poll:
             await send(poll, poll_request())

@@ -90,7 +90,7 @@ async def talking_to(orchestrator: Orchestrator) -> AsyncGenerator[Transport]:
         yield transport
 
 
-async def test_each_call_goes_to_its_path_with_token_and_version() -> None:
+async def test_each_call_goes_to_its_path_with_token_version_and_who_it_is() -> None:
     ok = {"status": "ok"}
     orchestrator = Orchestrator(
         [
@@ -115,6 +115,7 @@ async def test_each_call_goes_to_its_path_with_token_and_version() -> None:
     ]
     assert {seen.headers["X-Worker-Token"] for seen in orchestrator.seen} == {"secret"}
     assert {seen.headers["X-RXON-Version"] for seen in orchestrator.seen} == {"1.0b2"}
+    assert {seen.headers["X-Worker-ID"] for seen in orchestrator.seen} == {"w"}
     assert orchestrator.seen[1].body == {"worker_id": "w", "status": "idle"}
     assert told == HeartbeatAnswer(cancel_task_ids=("t-9",))
     assert task == TaskPayload(job_id="j", task_id="t", type="resize")

@@ -106,7 +106,7 @@ async def orchestrator() -> AsyncGenerator[Orchestrator]:
             web.post("/_worker/tasks/result", one.result),
         ]
     )
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "localhost", 0).start()
     one.url = f"http://localhost:{runner.addresses[0][1]}"

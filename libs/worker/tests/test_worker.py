@@ -60,6 +60,12 @@ class Scripted(MockTransport):
         self.result_attempts = 0
         self.batches: list[int] = []
         self.knows_no_batches = False
+        self.can_be_left = True
+
+    async def leave(self) -> None:
+        if not self.can_be_left:
+            raise refused(404)
+        await super().leave()
 
     @property
     def polls(self) -> int:
@@ -197,6 +203,33 @@ async def test_the_registration_says_who_comes_and_what_it_can() -> None:
     assert registration.cost_per_second == 0.5
 
 
+def test_a_worker_without_a_name_takes_the_one_its_transports_are_made_for() -> None:
+    nameless = {name: value for name, value in SETTINGS.items() if name != "WORKER_ID"}
+
+    taken = Worker(
+        config=WorkerConfig(nameless), clients=[({"url": "a"}, MockTransport("w1", "secret"))]
+    )
+    kept = Worker(config=a_config(), clients=[({"url": "a"}, MockTransport("w1", "secret"))])
+    drawn = Worker(
+        config=WorkerConfig(nameless),
+        clients=[({"url": name}, MockTransport(name, "secret")) for name in ("a", "b")],
+    )
+
+    assert (taken.worker_id, kept.worker_id) == ("w1", "w")
+    assert drawn.worker_id.startswith("worker-")
+
+
+async def test_nobody_is_warned_of_a_token_that_is_not_used(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tokenless = {name: value for name, value in SETTINGS.items() if name != "WORKER_TOKEN"}
+
+    async with working(a_worker(Scripted(), config=WorkerConfig(tokenless))):
+        pass
+
+    assert "WORKER_TOKEN" not in caplog.text
+
+
 async def test_a_registration_that_fails_is_tried_again() -> None:
     transport = Scripted()
     transport.register_errors = [RxonNetworkError("away"), refused(409), RxonAuthError("no")]
@@ -221,6 +254,20 @@ async def test_a_worker_that_is_not_known_any_more_registers_again(call: str) ->
         await until(lambda: len(transport.registered) == 2)
         transport.push_task(a_task("t-2"))
         await until(lambda: len(transport.results) == 2)
+
+
+async def test_a_worker_that_registers_again_asks_again() -> None:
+    """R38. Nobody knows of the poll from before."""
+    transport = Scripted()
+    worker = a_worker(transport)
+    worker.task("work")(lambda: None)
+
+    async with working(worker):
+        await until(lambda: transport.polls and transport.heartbeats)
+        polls = transport.polls
+        transport.heartbeat_errors.append(refused(404))
+        await until(lambda: len(transport.registered) == 2)
+        await until(lambda: transport.polls > polls)
 
 
 async def test_a_heartbeat_that_fails_does_not_register_again() -> None:
@@ -424,9 +471,13 @@ async def test_a_worker_that_stops_finishes_what_is_in_hand() -> None:
     assert {heartbeat.status for heartbeat in transport.heartbeats[seen:]} == {"draining"}
 
 
+@pytest.mark.parametrize("can_be_left", [True, False])
 @pytest.mark.parametrize("in_thread", [False, True])
-async def test_a_task_that_does_not_end_in_time_is_left_to_another_worker(in_thread: bool) -> None:
+async def test_a_task_that_does_not_end_in_time_is_left_to_another_worker(
+    in_thread: bool, can_be_left: bool
+) -> None:
     transport = Scripted()
+    transport.can_be_left = can_be_left
     worker = a_worker(transport, config=a_config(SHUTDOWN_TIMEOUT=0.02))
     go_on = threading.Event()
     started = False
@@ -448,14 +499,9 @@ async def test_a_task_that_does_not_end_in_time_is_left_to_another_worker(in_thr
         await until(lambda: started)
     go_on.set()
 
-    assert transport.results == [
-        result(
-            "failure",
-            error=TaskError(
-                code="TRANSIENT_ERROR", message="The worker stopped before the task ended."
-            ),
-        )
-    ]
+    stopped = TaskError(code="TRANSIENT_ERROR", message="The worker stopped before the task ended.")
+    assert transport.has_left == can_be_left
+    assert transport.results == ([] if can_be_left else [result("failure", error=stopped)])
 
 
 async def test_the_hot_cache_is_told_at_once() -> None:
@@ -522,6 +568,15 @@ async def test_the_second_orchestrator_is_asked_only_while_the_first_fails() -> 
     assert [one.task_id for one in second.results] == ["t-2"]
     assert [one.task_id for one in first.results] == ["t-1"]
     assert second.polls == asked
+
+
+async def test_after_a_failed_poll_the_next_orchestrator_is_asked_at_once() -> None:
+    first, second = Scripted(), Scripted()
+    first.poll_errors = [RxonNetworkError("away")] * 1000
+    worker = a_worker(first, second, config=a_config(IDLE_POLL_DELAY=60.0))
+
+    async with working(worker):
+        await until(lambda: second.polls)
 
 
 async def test_a_task_that_is_cancelled_before_it_could_start_never_runs() -> None:

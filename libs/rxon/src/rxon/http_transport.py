@@ -23,6 +23,7 @@ from rxon.constants import (
     PROTOCOL_VERSION_HEADER,
     STS_TOKEN_ENDPOINT,
     WORKER_API_PREFIX,
+    WORKER_ID_HEADER,
     WS_ENDPOINT,
 )
 from rxon.exceptions import RequestRefused, RxonAuthError, RxonNetworkError, RxonProtocolError
@@ -74,6 +75,10 @@ class HttpTransport:
         self._session = session
         self._owns_session = session is None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
+
+    @property
+    def worker_id(self) -> str:
+        return self._worker_id
 
     async def connect(self) -> None:
         if self._session is None:
@@ -251,7 +256,7 @@ class HttpTransport:
             ) from error
 
     def _headers(self, *, with_token: bool) -> dict[str, str]:
-        headers = {PROTOCOL_VERSION_HEADER: PROTOCOL_VERSION}
+        headers = {PROTOCOL_VERSION_HEADER: PROTOCOL_VERSION, WORKER_ID_HEADER: self._worker_id}
         if with_token:
             headers[AUTH_HEADER_WORKER] = self._token
         return headers

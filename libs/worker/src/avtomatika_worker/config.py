@@ -31,7 +31,8 @@ class WorkerConfig:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         env = _Environment(os.environ if environment is None else environment)  # noqa: TID251 - the one reader
-        self.WORKER_ID = env.text("WORKER_ID", default=f"worker-{uuid.uuid4()}")  # noqa: TID251 - the one id drawn here
+        self._drawn_id = f"worker-{uuid.uuid4()}"  # noqa: TID251 - the one id drawn here
+        self.WORKER_ID = env.text("WORKER_ID", default=self._drawn_id)
         self.WORKER_TYPE = env.text("WORKER_TYPE", default="generic-cpu-worker")
         self.WORKER_PORT = env.integer("WORKER_PORT", 8083)
         self.HOSTNAME = socket.gethostname()
@@ -97,6 +98,11 @@ class WorkerConfig:
         self.LOG_LEVEL = env.text("LOG_LEVEL", default="INFO")
         self.LOG_FORMAT = env.text("LOG_FORMAT", default="text")
         self.NO_COLOR = bool(env.text("NO_COLOR"))
+
+    @property
+    def has_drawn_id(self) -> bool:
+        """Nobody has given the worker a name."""
+        return self._drawn_id == self.WORKER_ID
 
     def validate(self) -> None:
         """Raise ValueError, with what to mend, if a worker could not run with these settings."""

@@ -16,6 +16,7 @@ from rxon import (
     ProgressUpdatePayload,
     RxonError,
     Task,
+    TaskResult,
     Transport,
     WorkerCommand,
     WorkerEvent,
@@ -54,6 +55,7 @@ class Link:
         self._session = session
         self._debounce_seconds = debounce_seconds
         self._next_beat_in = session.seconds_to_next_beat()
+        self._poll: asyncio.Timeout | None = None
 
     async def register(self, registration: Callable[[], WorkerRegistration]) -> None:
         """Register with the registration of that moment, however long it takes."""
@@ -68,6 +70,9 @@ class Link:
             else:
                 self._session.registered(self.peer)
                 self.registered.set()
+                if self._poll is not None:
+                    # Of a poll from before nobody knows any more: it would bring nothing.
+                    self._poll.reschedule(asyncio.get_running_loop().time())
                 self.news.set()  # a registration carries no load and no hot cache
                 log.info("registered", extra=self._about())
                 return
@@ -93,21 +98,28 @@ class Link:
         self.heard.set()
         return answer.cancel_task_ids
 
-    async def poll(self, timeout_seconds: float, most: int) -> Sequence[Task]:
-        """Wait for tasks; after an error the link rests."""
+    async def poll(self, timeout_seconds: float, most: int) -> Sequence[Task] | None:
+        """Wait for tasks, until we register anew. None: an error, and the link rests."""
         try:
-            if self.peer.knows_batches:
-                tasks = await self.transport.poll_tasks(timeout_seconds, most)
-            else:
-                task = await self.transport.poll_task(timeout_seconds)
-                tasks = () if task is None else (msgspec.convert(task, Task, from_attributes=True),)
+            async with asyncio.timeout(None) as self._poll:
+                tasks = await self._asked_for(timeout_seconds, most)
+        except TimeoutError:
+            return ()
         except RxonError as error:
             now = asyncio.get_running_loop().time()
             self._session.poll_failed(self.peer, error, now)
             self._failed("poll failed", error)
-            return ()
+            return None
+        finally:
+            self._poll = None
         self._session.heard(self.peer)
         return tasks
+
+    async def _asked_for(self, timeout_seconds: float, most: int) -> Sequence[Task]:
+        if self.peer.knows_batches:
+            return await self.transport.poll_tasks(timeout_seconds, most)
+        task = await self.transport.poll_task(timeout_seconds)
+        return () if task is None else (msgspec.convert(task, Task, from_attributes=True),)
 
     async def send_progress(self, progress: ProgressUpdatePayload) -> ProgressAnswer:
         """Raises `RxonError`."""
@@ -164,14 +176,24 @@ class Link:
             self.heard.clear()
             await self.outbox.resend()
 
-    async def leave(self) -> None:
+    async def leave(self) -> bool:
+        """Sign off; whether that was heard."""
         try:
             await self.transport.leave()
         except RxonError as error:
             level = logging.DEBUG if is_not_there(error) else logging.WARNING
             log.log(level, "not signed off", extra=self._about(error))
-        else:
-            log.info("signed off", extra=self._about())
+            return False
+        log.info("signed off", extra=self._about())
+        return True
+
+    async def send_once(self, result: TaskResult) -> None:
+        """Bring a result that does not matter much later."""
+        try:
+            await self.transport.send_result(result)
+        except RxonError as error:
+            about = {"task_id": result.task_id, "job_id": result.job_id}
+            log.warning("result not delivered", extra={**about, **self._about(error)})
 
     def _failed(self, what: str, error: RxonError) -> None:
         if not self.peer.registered:

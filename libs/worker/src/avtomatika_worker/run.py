@@ -23,7 +23,12 @@ from avtomatika_worker.spool import Spool
 from avtomatika_worker.task_files import files_of_task
 from avtomatika_worker.threads import from_thread
 from rxon import Task, TaskResult, Transport, WorkerCommand, WorkerRegistration
-from rxon.constants import COMMAND_CANCEL_TASK, ERROR_CODE_PERMANENT, TASK_STATUS_FAILURE
+from rxon.constants import (
+    COMMAND_CANCEL_TASK,
+    ERROR_CODE_PERMANENT,
+    ERROR_CODE_TRANSIENT,
+    TASK_STATUS_FAILURE,
+)
 
 FAREWELL_SECONDS: Final = 5.0
 """How long a worker that stops waits for its orchestrators to hear of it."""
@@ -71,6 +76,7 @@ class Run:
             name: asyncio.Semaphore(limit) for name, limit in profile.limits.items()
         }
         self._in_hand: dict[str, InHand] = {}
+        self._for_others: list[InHand] = []
         self._spoke_last: InHand | None = None
         self._done = 0
         self._failed = 0
@@ -95,7 +101,7 @@ class Run:
                     closing.push_async_callback(link.transport.close)
                     await link.transport.connect()
                 await self._serve()
-                await self._at_each(link.leave() for link in self._links if _may_leave(link))
+                await self._at_each(self._leave(link) for link in self._links)
         finally:
             self._profile.on_change = None
 
@@ -178,6 +184,8 @@ class Run:
                 tasks = await link.poll(self._config.TASK_POLL_TIMEOUT, ask.most)
             finally:
                 self._session.asked -= ask.most
+            if tasks is None:
+                continue  # another orchestrator may be asked at once
             self._take(link, tasks)
             if not tasks:
                 await asyncio.sleep(self._config.IDLE_POLL_DELAY)
@@ -216,6 +224,15 @@ class Run:
             report.cancel()
         for link in self._links:
             await link.outbox.write_undelivered()
+
+    async def _leave(self, link: Link) -> None:
+        """Sign off, which gives the tasks that did not end to others; else say that they failed."""
+        if _may_leave(link) and await link.leave():
+            return
+        stopped = failure(ERROR_CODE_TRANSIENT, "The worker stopped before the task ended.")
+        for one in self._for_others:
+            if one.link is link:
+                await link.send_once(self._result(one, stopped))
 
     async def _at_each(self, calls: Iterable[Coroutine[Any, Any, None]]) -> None:
         """Make the calls at the same time; none holds the end up for long."""
@@ -280,32 +297,37 @@ class Run:
             )
 
     async def _report(self, one: InHand) -> None:
-        task = one.task
         try:
             await asyncio.wait({one.execution})
-            outcome = one.outcome()
-            if outcome.status == TASK_STATUS_FAILURE:
-                self._failed += 1
+            if one.is_for_another():
+                self._for_others.append(one)
             else:
-                self._done += 1
-            await one.link.outbox.deliver(
-                TaskResult(
-                    job_id=task.job_id,
-                    task_id=task.task_id,
-                    worker_id=self._config.WORKER_ID,
-                    status=outcome.status,
-                    data=outcome.data,
-                    error=outcome.error,
-                )
-            )
+                await self._deliver(one, one.outcome())
             if one.handler is not None and one.handler.takes_files:
                 await asyncio.to_thread(one.files.remove_sync)
         finally:
-            del self._in_hand[task.task_id]
+            del self._in_hand[one.task.task_id]
             if self._spoke_last is one:
                 self._spoke_last = None
             self._tell()
             self._polling_may_go_on.set()
+
+    async def _deliver(self, one: InHand, outcome: Outcome) -> None:
+        if outcome.status == TASK_STATUS_FAILURE:
+            self._failed += 1
+        else:
+            self._done += 1
+        await one.link.outbox.deliver(self._result(one, outcome))
+
+    def _result(self, one: InHand, outcome: Outcome) -> TaskResult:
+        return TaskResult(
+            job_id=one.task.job_id,
+            task_id=one.task.task_id,
+            worker_id=self._config.WORKER_ID,
+            status=outcome.status,
+            data=outcome.data,
+            error=outcome.error,
+        )
 
     def _heard_of(self, one: InHand, unwanted: Iterable[str]) -> None:
         self._spoke_last = one

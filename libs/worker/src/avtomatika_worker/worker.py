@@ -32,7 +32,8 @@ class Worker:
     `worker_type` and `max_concurrent_tasks` go before the settings of the same name;
     `task_type_limits` says how many tasks of a class may run at once; `skill_dependencies` which
     models a task needs; `capacity_checker` is asked whether a task may come now; `http_session`
-    is used and never closed; `clients` are (orchestrator, transport) pairs for tests;
+    is used and never closed; `clients` are (orchestrator, transport) pairs, for tests and for an
+    orchestrator in this process: a worker without a WORKER_ID takes the name these are made for;
     `announce_contracts` tells the orchestrators what params and statuses each task has.
     """
 
@@ -50,6 +51,9 @@ class Worker:
         announce_contracts: bool = False,
     ) -> None:
         self.config = config or WorkerConfig()
+        self._clients = None if clients is None else tuple(clients)
+        if self._clients and self.config.has_drawn_id:
+            self.config.WORKER_ID = _named_by(self._clients) or self.config.WORKER_ID
         if max_concurrent_tasks is not None and max_concurrent_tasks < 1:
             raise ValueError("max_concurrent_tasks must be at least 1.")
         self._profile = Profile(
@@ -64,7 +68,6 @@ class Worker:
             announce_contracts=announce_contracts,
         )
         self._http_session = http_session
-        self._clients = None if clients is None else tuple(clients)
         self._run: Run | None = None
         self._stop_early = False
 
@@ -192,7 +195,7 @@ class Worker:
         if self._run is not None:
             raise RuntimeError("The worker runs already.")
         self.config.validate()
-        self._warn_of_settings()
+        self._warn_of_settings(uses_token=clients is None)
         run = self._run = Run(self._profile, self._lines(clients))
         if self._stop_early:
             run.stop()
@@ -245,13 +248,20 @@ class Worker:
             for orchestrator in read_orchestrators(config.ORCHESTRATORS)
         ]
 
-    def _warn_of_settings(self) -> None:
-        if self.config.WORKER_TOKEN == DEFAULT_TOKEN:
+    def _warn_of_settings(self, *, uses_token: bool) -> None:
+        if uses_token and self.config.WORKER_TOKEN == DEFAULT_TOKEN:
             log.warning("WORKER_TOKEN is the default: set a secret of your own")
         if self.config.S3_ENDPOINT_URL:
             log.warning(
                 "setting has no effect in this version", extra={"setting": "S3_ENDPOINT_URL"}
             )
+
+
+def _named_by(clients: Iterable[tuple[Mapping[str, object], Transport]]) -> str | None:
+    """The one worker that all these transports were made for, as far as they say."""
+    names = {getattr(transport, "worker_id", None) for _, transport in clients}
+    name = names.pop() if len(names) == 1 else None
+    return name if isinstance(name, str) else None
 
 
 @contextmanager

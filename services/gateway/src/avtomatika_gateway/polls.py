@@ -5,6 +5,7 @@ was written. Leasing runs in tasks of the service: a connection that drops canno
 """
 
 import asyncio
+import math
 from collections.abc import Coroutine, Sequence
 
 import msgspec
@@ -79,7 +80,9 @@ class Polls:
     async def wait(
         self, worker_id: WorkerId, *, room: int = 1, seconds: float | None = None
     ) -> Sequence[LeasedTask]:
-        """Up to `room` tasks for this worker; none if none came in the time of a poll, or `seconds`.
+        """Up to `room` tasks for this worker; none if none came in the time of a poll.
+
+        `seconds`: wait no longer than that.
 
         Each is to be told to `Deliveries`: as written, or to be put back. Renews the
         registration; raises NotFound where there is none.
@@ -87,7 +90,7 @@ class Polls:
         if self._is_closing:
             return ()
         loop = asyncio.get_running_loop()
-        timeout = self._timeout_seconds if seconds is None else seconds
+        timeout = min(self._timeout_seconds, math.inf if seconds is None else seconds)
         poll = _Poll(
             poll_id=new_id(),
             worker_id=worker_id,

@@ -35,9 +35,14 @@ local function mail(w, gateway, ...)
   redis.call('PEXPIRE', box, '60000')
 end
 
+-- A flush deletes key by key: who registers meanwhile may lose half of what it wrote.
+local function is_whole(w, worker)
+  return redis.call('HEXISTS', w .. 'w:' .. worker, 'inc') == 1
+end
+
 local function is_live(w, worker, now)
   local expiry = redis.call('ZSCORE', w .. 'exp', worker)
-  return expiry and tonumber(expiry) > now
+  return expiry and tonumber(expiry) > now and is_whole(w, worker)
 end
 
 -- Open polls at gateways that are alive, the latest first. `alive` remembers what was looked up.
