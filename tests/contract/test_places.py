@@ -101,7 +101,7 @@ async def test_further_tasks_take_further_polls_the_latest_first(backend: Storag
 async def test_a_list_of_matches_never_takes_more_places_than_a_worker_has(
     backend: StorageBackend,
 ) -> None:
-    """R47"""
+    """R47."""
     await register(backend, resources={"max_concurrent_tasks": 2})
     async with backend.liveness.keep(GATEWAY):
         await poll(backend, "for five", room=5)

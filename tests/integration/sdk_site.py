@@ -22,9 +22,9 @@ WORKER_TOKEN = "the-global-worker-token"
 HEARTBEAT_SECONDS = 0.3
 RARELY = 30.0
 """Seconds between heartbeats where none shall come in time."""
-CALM_SECONDS = 0.5
-"""Between polls of a worker whose engine stops: Python 3.11 leaks a connection that is made at the very
-moment a server closes."""
+CALM: Mapping[str, Any] = {"IDLE_POLL_DELAY": 0.5, "HEARTBEAT_DEBOUNCE_DELAY": RARELY}
+"""A worker that makes no new connection when its engine stops over HTTP: Python 3.11 leaks one that is
+made at the very moment a server closes."""
 
 _ENGINE: Mapping[str, str] = {
     "API_HOST": "127.0.0.1",

@@ -114,17 +114,18 @@ def impatient(storage: StorageBackend, delivery_timeout_seconds: float) -> Stora
     return storage
 
 
-def with_two_dispatchers(storage: StorageBackend, second: str) -> StorageBackend:
-    """The storage, whose second partition is dispatched by that instance and by no other."""
+def with_dispatchers(storage: StorageBackend, *partitions: int, named: str) -> StorageBackend:
+    """The storage, where only instances of that name dispatch these partitions, and no others."""
     original = storage.open
+    theirs = {f"p{partition}/dispatcher" for partition in partitions}
 
     async def opened(options: StoreOptions) -> None:
         await original(options)
         acquire = storage.leases.acquire
 
         async def acquired(name: str, holder: str, seconds: float) -> Lease | None:
-            is_of_second = holder.startswith(second)
-            if name.endswith("/dispatcher") and is_of_second != (name == "p1/dispatcher"):
+            is_for_them = name in theirs
+            if name.endswith("/dispatcher") and is_for_them != holder.startswith(named):
                 return None
             return await acquire(name, holder, seconds)
 

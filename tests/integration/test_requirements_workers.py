@@ -21,7 +21,7 @@ from avtomatika_worker import Worker
 from avtomatika_worker.config import WorkerConfig
 from tests.integration.conftest import NewStorage, OpenSite
 from tests.integration.connections import a_connection, impatient_poll, poll_request, send
-from tests.integration.sites import Site, with_two_dispatchers
+from tests.integration.sites import Site, with_dispatchers
 from tests.interop.door import CLIENT_TOKEN, WORKER_TOKEN, Door, ignored
 from tests.support import until
 
@@ -215,6 +215,10 @@ async def has_said(site: Site, worker_id: str, key: str) -> bool:
     return key in (await site.worker(worker_id)).document
 
 
+async def names_a_task(site: Site, worker_id: str) -> bool:
+    return bool((await site.worker(worker_id)).document.get("current_tasks"))
+
+
 def takes_long(worker: Worker, begun: set[str], stopped: dict[str, str]) -> None:
     """It does a type of task of its own, until it is told to stop."""
 
@@ -250,6 +254,8 @@ async def test_sockets_of_two_sdk_workers_with_one_token_both_stay(
             return seen == [0.5, 0.5]
 
         await until(all_have_progress, message="there is no progress")
+        for name in jobs:  # its next heartbeat is far away
+            await until(lambda name=name: names_a_task(site, name), message="it is not busy")
         answers = [(await there.cancel(job_id)).json for job_id in jobs.values()]
         await until(lambda: stopped == jobs, message="a worker was not told to stop")
 
@@ -549,37 +555,49 @@ async def test_a_worker_is_not_hot_for_what_it_has_not_loaded(
 # --- R47, R48, R49: what workers are now
 
 
-async def test_two_workers_share_the_work_and_neither_holds_too_much(open_site: OpenSite) -> None:
-    """R47."""
-    site = await open_site(one_task(), WORKER_POLL_TIMEOUT_SECONDS="0.3")
-    names = ("w1", "w2")
-    for name in names:
-        await site.door.register(name, resources={"max_concurrent_tasks": 2})
+async def test_two_workers_share_the_work_and_neither_holds_too_much(
+    open_site: OpenSite, new_storage: NewStorage
+) -> None:
+    """R47: whoever of two dispatchers gives them the tasks."""
+    site = await open_site(
+        one_task(),
+        storage=with_dispatchers(new_storage(), 1, named="second"),
+        AVTOMATIKA_PARTITIONS="2",
+        WORKER_POLL_TIMEOUT_SECONDS="0.3",
+    )
+    second = DispatcherService(DispatcherSettings(instance_id="second"), site.storage)
+    names, count = ("w1", "w2"), 60
     in_hand: dict[str, set[str]] = {name: set() for name in names}
     most: Counter[str] = Counter()
     by: Counter[str] = Counter()
 
+    def is_enough() -> bool:
+        """Both have all they may have, or there is not so much left."""
+        return by.total() > count - 6 or all(len(held) == 2 for held in in_hand.values())
+
     async def work(name: str) -> None:
-        mine = in_hand[name]
-        while by.total() < 10:
+        while by.total() < count:
             answer = await site.door.poll(name)
             if answer.status == 204:
                 continue
             task = answer.json
-            mine.add(task["task_id"])
-            most[name] = max(most[name], len(mine))
-            await until(lambda: by.total() > 5 or all(len(held) == 2 for held in in_hand.values()))
-            mine.discard(task["task_id"])  # from now on its place may be free
+            in_hand[name].add(task["task_id"])
+            most[name] = max(most[name], len(in_hand[name]))
+            await until(is_enough)
+            in_hand[name].discard(task["task_id"])  # from now on its place may be free
             await done(site.door, task, name)
             by[name] += 1
 
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        for name in names * 4:
-            tasks.create_task(work(name))
-        job_ids = [await site.door.create() for _ in range(10)]
+    async with running(second):
+        job_ids = [await site.door.offered() for _ in range(count)]
+        for name in names:
+            await site.door.register(name, resources={"max_concurrent_tasks": 2})
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            for name in names * 4:
+                tasks.create_task(work(name))
 
-    assert most == {"w1": 2, "w2": 2}
-    await finished(site.door, *job_ids)
+        assert most == {"w1": 2, "w2": 2}
+        await finished(site.door, *job_ids)
 
 
 @pytest.mark.parametrize("how", ["registration", "heartbeat"])
@@ -703,9 +721,11 @@ class Turns:
                 await done(self._site.door, answer.json, name)
                 self.taken.append(name)
 
-    async def take(self, count: int) -> None:
-        """So many tasks, each when all three are free."""
-        for _ in range(count):
+    async def take(self, count: int, *, talkative: str | None = None) -> None:
+        """So many tasks, each when all three are free; one of them may have much to tell."""
+        for number in range(count):
+            if talkative is not None:
+                await self._site.door.heartbeat(talkative, {"load": number})
             for name in self._names:
                 await self._site.polls(name, 1)
                 await self._site.holds(name, 0)
@@ -720,7 +740,7 @@ async def test_round_robin_is_fair_over_two_instances_that_dispatch(
     open_site: OpenSite, new_storage: NewStorage
 ) -> None:
     """R52."""
-    storage = with_two_dispatchers(new_storage(), "second")
+    storage = with_dispatchers(new_storage(), 1, named="second")
     site = await open_site(one_task(), storage=storage, AVTOMATIKA_PARTITIONS="2")
     second = DispatcherService(DispatcherSettings(instance_id="second"), site.storage)
     turns = Turns(site)
@@ -729,8 +749,26 @@ async def test_round_robin_is_fair_over_two_instances_that_dispatch(
         await turns.take(300)
 
     counted = Counter(turns.taken)
-    assert all(95 <= counted[name] <= 105 for name in ("w1", "w2", "w3"))
+    assert all(95 <= counted[name] <= 105 for name in ("w1", "w2", "w3")), counted
     assert min(turns.partitions[0], turns.partitions[1]) > 90  # both had their part in it
+
+
+async def test_round_robin_is_fair_across_restarts_whatever_workers_have_to_tell(
+    open_site: OpenSite, new_storage: NewStorage
+) -> None:
+    """R52."""
+    storage = with_dispatchers(new_storage(), 0, named="restarted")
+    site = await open_site(one_task(), storage=storage)
+    turns = Turns(site)
+
+    async with turns.at_work():
+        for _ in range(5):
+            settings = DispatcherSettings(instance_id="restarted")
+            async with running(DispatcherService(settings, site.storage)):
+                await turns.take(11, talkative="w1")  # so the next one to come is another each time
+
+    for number in range(0, len(turns.taken) - 3, 3):
+        assert len(set(turns.taken[number : number + 3])) == 3, turns.taken
 
 
 # --- R54: being alive, and being who one is

@@ -16,7 +16,7 @@ from avtomatika import OrchestratorEngine
 from avtomatika_worker import Worker
 from rxon import RxonNetworkError
 from tests.integration.sdk_site import (
-    CALM_SECONDS,
+    CALM,
     HEARTBEAT_SECONDS,
     WORKER_TOKEN,
     Site,
@@ -76,7 +76,7 @@ async def test_a_result_is_brought_when_the_engine_is_back(site: Site) -> None:
     go_on = asyncio.Event()
     async with site.engine() as engine:
         port = engine.port
-        worker = site.worker(engine, RESULT_MAX_RETRIES=1, IDLE_POLL_DELAY=CALM_SECONDS)
+        worker = site.worker(engine, RESULT_MAX_RETRIES=1, **CALM)
 
         @worker.task("work")
         async def work() -> dict[str, Any]:
@@ -89,6 +89,7 @@ async def test_a_result_is_brought_when_the_engine_is_back(site: Site) -> None:
         await working_on.__aenter__()
         job_id = await create(engine)
         await until(lambda: runs)
+        await until(lambda: is_parked(engine))
     go_on.set()
     await until(lambda: spooled(site))
     async with site.engine(API_PORT=str(port)) as engine:
@@ -152,7 +153,7 @@ async def test_the_second_engine_is_asked_while_the_first_is_away(site: Site) ->
                 first,
                 second,
                 entries=({"priority": 1}, {"priority": 2}),
-                IDLE_POLL_DELAY=CALM_SECONDS,
+                **CALM,
             )
         )
         async with working(worker):
@@ -161,6 +162,7 @@ async def test_the_second_engine_is_asked_while_the_first_is_away(site: Site) ->
             waiting = await create(second)
             at_first = await done(first)
             still_waiting = await document(second, waiting)
+            await until(lambda: is_parked(first))
             await first.stop()
             at_second = await ended(second, waiting)
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -226,6 +227,24 @@ async def test_a_poll_that_is_never_answered_is_a_network_error(
     async with served(say_nothing) as url, connected(url) as transport:
         with pytest.raises(RxonNetworkError, match="TimeoutError"):
             await transport.poll_task(0.01)
+
+
+async def test_a_host_that_takes_no_connection_is_given_up_long_before_a_poll_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one that is switched off: another orchestrator may be asked meanwhile."""
+    monkeypatch.setattr("rxon.http_transport.CONNECT_SECONDS", 0.05)
+    with socket.socket() as deaf, ExitStack() as waiting:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):  # the queue of a server that accepts nothing is full after a few
+            queued = waiting.enter_context(socket.socket())
+            queued.setblocking(False)
+            queued.connect_ex(deaf.getsockname())
+        async with connected(f"http://127.0.0.1:{deaf.getsockname()[1]}") as transport:
+            async with asyncio.timeout(5):
+                with pytest.raises(RxonNetworkError, match="onnect"):
+                    await transport.poll_task(60)
 
 
 async def test_a_session_that_was_lent_is_not_closed() -> None:

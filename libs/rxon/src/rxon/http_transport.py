@@ -47,6 +47,8 @@ from rxon.models import (
 )
 from rxon.utils import to_dict
 
+CONNECT_SECONDS: Final = 10.0
+"""A host that takes no connection for so long counts as away."""
 REQUEST_TIMEOUT_SECONDS: Final = 60.0
 POLL_MARGIN_SECONDS: Final = 5.0
 """How much longer than the orchestrator holds a poll we wait for its answer."""
@@ -247,7 +249,7 @@ class HttpTransport:
                 data=body,
                 headers=headers,
                 ssl=True if self._ssl is None else self._ssl,
-                timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+                timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_SECONDS),
             ) as response:
                 return response.status, await response.read(), response.headers
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
