@@ -285,3 +285,14 @@ async def test_a_match_that_races_with_the_end_of_its_poll_loses_no_task() -> No
             tasks.create_task(dispatch_until(door, lambda: len(delivered) == 40))
 
         assert len(set(delivered)) == 40
+
+
+async def test_a_poll_ends_before_the_registration_it_keeps_alive() -> None:
+    """R54."""
+    settings = {"WORKER_POLL_TIMEOUT_SECONDS": "20", "WORKER_HEALTH_CHECK_INTERVAL_SECONDS": "0.2"}
+    async with open_door(**settings) as door, asyncio.timeout(10):
+        await door.register("w")
+
+        polls = [await door.poll("w") for _ in range(3)]
+
+    assert [poll.status for poll in polls] == [204, 204, 204]

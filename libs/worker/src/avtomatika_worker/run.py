@@ -163,10 +163,12 @@ class Run:
     async def _beat(self, link: Link) -> None:
         if not link.peer.registered:
             return
-        own = [task_id for task_id, one in self._in_hand.items() if one.link is link]
+        # All of them, whoever gave them: two addresses may be doors of one orchestrator, which takes
+        # back what it gave and is not told of.
+        parked = [task_id for one in self._links for task_id in sorted(one.outbox.parked)]
         heartbeat = self._profile.heartbeat(
             self._running_classes(),
-            current_tasks=dict.fromkeys((*own, *sorted(link.outbox.parked))),
+            current_tasks=dict.fromkeys((*self._in_hand, *parked)),
             draining=self._session.draining,
         )
         self._withdraw(link, await link.beat(heartbeat))

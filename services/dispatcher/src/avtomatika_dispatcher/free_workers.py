@@ -117,13 +117,22 @@ class FreeWorkers:
         )
         self._requeue(known)
 
-    def update(self, worker_id: WorkerId, places: Places) -> bool:
-        """Take over what became of its places. False: it must be read, this is not the one known."""
+    def update(
+        self, worker_id: WorkerId, places: Places, turns: Mapping[str, float] | None = None
+    ) -> bool:
+        """Take over what became of its places, and turns it had besides.
+
+        False: it must be read, this is not the one known.
+        """
         known = self._known.get(worker_id)
         if known is None or known.incarnation != places.incarnation:
             return False
-        if known.stamp < places.stamp:
+        for task_type, at in (turns or {}).items():
+            known.turns[task_type] = max(at, known.turns.get(task_type, NEVER))
+        is_later = known.stamp < places.stamp
+        if is_later:
             known.stamp, known.room, known.held = places.stamp, places.room, places.held
+        if is_later or turns:
             self._requeue(known)
         return True
 

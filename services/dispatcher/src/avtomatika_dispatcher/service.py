@@ -79,7 +79,7 @@ class DispatcherService:
         self._workers = FreeWorkers(settings.soft_limit, draw, settings.min_reputation)
         self._boards: dict[int, _Board] = {}
         self._changed: set[WorkerId] = set()
-        self._places: dict[WorkerId, Places] = {}
+        self._places: dict[WorkerId, tuple[Places, dict[str, float]]] = {}
         self._unmatched: list[tuple[TaskId, int]] = []
         self._must_read_all = True
         self._next_full_read = -math.inf
@@ -170,7 +170,9 @@ class DispatcherService:
         elif hint.places is None:
             self._changed.add(WorkerId(hint.value))
         else:
-            self._places[WorkerId(hint.value)] = hint.places
+            worker_id = WorkerId(hint.value)
+            _, turns = self._places.get(worker_id, (None, {}))
+            self._places[worker_id] = hint.places, {**turns, **hint.turns}
 
     # --- matching ---------------------------------------------------------------------------------
 
@@ -242,8 +244,8 @@ class DispatcherService:
 
     async def _read_workers(self) -> None:
         places, self._places = self._places, {}
-        for worker_id, now in places.items():
-            if not self._workers.update(worker_id, now):
+        for worker_id, (now, turns) in places.items():
+            if not self._workers.update(worker_id, now, turns):
                 self._changed.add(worker_id)
         changed, self._changed = self._changed, set()
         if self._must_read_all or len(changed) > max(FEW_CHANGED, len(self._workers) // 4):

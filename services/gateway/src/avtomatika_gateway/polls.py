@@ -19,6 +19,8 @@ from avtomatika_gateway.refusals import NotFound
 from avtomatika_gateway.settings import Settings
 from avtomatika_gateway.skills import SkillContracts
 
+_PART_OF_TTL = 0.75
+
 log = get_logger()
 
 
@@ -52,7 +54,10 @@ class Polls:
         contracts: SkillContracts,
     ) -> None:
         self._gateway = settings.instance_id
-        self._timeout_seconds = settings.poll_timeout_seconds
+        # A poll keeps its worker alive by beginning: it must end before the registration does.
+        self._timeout_seconds = min(
+            settings.poll_timeout_seconds, _PART_OF_TTL * settings.registration_ttl_seconds
+        )
         self._ttl_seconds = settings.registration_ttl_seconds
         self._clock = backend.clock
         self._workers = backend.workers
@@ -184,9 +189,13 @@ class Polls:
         if task is None:
             await self._decline(match, promise)
             return None
-        refusal = await self._contracts.refused_by_contract(
-            task, match.worker_id, match.incarnation
-        )
+        try:
+            refusal = await self._contracts.refused_by_contract(
+                task, match.worker_id, match.incarnation
+            )
+        except StoreUnavailable:
+            self._deliveries.put_back(task, match.worker_id)
+            return None
         if refusal is None:
             return task
         log.warning(

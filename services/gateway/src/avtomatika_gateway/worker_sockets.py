@@ -143,12 +143,12 @@ class _Session:
         if document.get("event") != MSG_TYPE_PROGRESS:
             log.debug("socket event ignored", worker_id=self._worker_id)
             return
-        if self._worker_id is None:
-            await self._adopt(document)
-        if self._worker_id is None:
-            log.info("progress of a task that nobody holds ignored")
-            return
         try:
+            if self._worker_id is None:
+                await self._adopt(document)
+            if self._worker_id is None:
+                log.info("progress of a task that nobody holds ignored")
+                return
             await self._sockets.report_progress(self._worker_id, document)
         except (BadMessage, JobNotFound) as error:
             log.warning(

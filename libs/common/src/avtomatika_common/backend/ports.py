@@ -719,7 +719,9 @@ class Hint(_Value, frozen=True, kw_only=True):
     """Task: its type. Timer: due time. Worker: its id. Unmatched (a promise was not kept, the task
     can be matched again): `<offer number>:<task id>`."""
     places: Places | None = None
-    """Of a worker of which nothing else has changed; None: read it."""
+    """Of a worker of which nothing else has changed but `turns`; None: read it."""
+    turns: Mapping[str, float] = {}
+    """Task type -> when it got one just now."""
     task: WaitingTask | None = None
     """The task that came to the board; None: read the board."""
 

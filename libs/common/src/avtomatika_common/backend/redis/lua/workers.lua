@@ -15,7 +15,8 @@
     gone            stream registrations that ended: w=worker, i=incarnation, l=lost ('1' or '0')
     mail:<gateway>  stream k=match: p=poll, w=worker, i=incarnation, t=msgpack of {task, job, offer}s;
                            k=stop: w=worker, c=connection, t=task, j=job; k=close: w=worker, c=connection
-    hint            stream wake-ups: k=worker, v=id, p=`<places>` if nothing else of it changed;
+    hint            stream wake-ups: k=worker, v=id, p=`<places>` if nothing else of it changed
+                           but t=msgpack of {task type: when it got one (ms)};
                            k=unmatched, v=`<offer>:<task>`
     places                 incarnation, room of its open polls, tasks held or promised, stamp
     alive:<name>    string liveness of an instance
