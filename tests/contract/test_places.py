@@ -189,7 +189,7 @@ async def test_a_promise_that_is_not_kept_can_be_matched_again_at_once(
         await backend.workers.match([(ME, task)])
         position = await backend.hints.position("w")
 
-        await backend.workers.end_hold(ME, task.task_id, offer_number=1)
+        await backend.workers.end_hold(ME, task.task_id, offer_number=1, can_be_matched=True)
 
         hints = await news(backend, position)
         await poll(backend, "q", room=1)

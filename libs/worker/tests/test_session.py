@@ -15,7 +15,12 @@ def refused(status: int, retry_after: float | None = None) -> RequestRefused:
 
 
 def a_session(
-    *weights: int, places: int = 4, in_turn: bool = False, draw: float = 0.5, known: bool = True
+    *weights: int,
+    places: int = 4,
+    in_turn: bool = False,
+    one_by_one: bool = False,
+    draw: float = 0.5,
+    known: bool = True,
 ) -> Session:
     """Its orchestrators are known to us; chance draws `draw` each time."""
     session = Session(
@@ -25,6 +30,7 @@ def a_session(
             heartbeat_seconds=15, pause_seconds=5, result_pause_seconds=1, result_retries=2
         ),
         in_turn=in_turn,
+        one_by_one=one_by_one,
         draw=lambda: draw,
     )
     for peer in session.peers:
@@ -42,6 +48,13 @@ def test_a_worker_asks_for_as_many_tasks_as_it_has_places() -> None:
     session = a_session(places=4)
 
     assert session.next_poll(0.0, taken=1) == Ask(session.peers[0], 3)
+
+
+def test_where_what_may_come_depends_on_what_runs_tasks_come_one_by_one() -> None:
+    session = a_session(places=4, one_by_one=True)
+
+    assert session.next_poll(0.0, taken=1) == Ask(session.peers[0], 1)
+    assert session.most_with_results(session.peers[0], 0.0, taken=1) == 0
 
 
 def test_a_worker_that_is_full_asks_for_nothing() -> None:

@@ -289,8 +289,12 @@ async def test_a_match_that_races_with_the_end_of_its_poll_loses_no_task() -> No
 
 async def test_a_poll_ends_before_the_registration_it_keeps_alive() -> None:
     """R54."""
-    settings = {"WORKER_POLL_TIMEOUT_SECONDS": "20", "WORKER_HEALTH_CHECK_INTERVAL_SECONDS": "0.2"}
-    async with open_door(**settings) as door, asyncio.timeout(10):
+    async with (
+        open_door(
+            WORKER_POLL_TIMEOUT_SECONDS="20", WORKER_HEALTH_CHECK_INTERVAL_SECONDS="0.2"
+        ) as door,
+        asyncio.timeout(10),
+    ):
         await door.register("w")
 
         polls = [await door.poll("w") for _ in range(3)]

@@ -14,6 +14,8 @@ from tests.support import until
 
 REGISTER = "/_worker/workers/register"
 RESULT = "/_worker/tasks/result"
+MANY_SECONDS = 30.0
+"""More than a delivery may take, less than a task has for its result."""
 
 
 async def a_leased_task(door: Door, worker_id: str = "w") -> dict[str, Any]:
@@ -358,6 +360,39 @@ async def test_what_a_worker_gets_wrong_is_never_our_fault(door: Door) -> None:
     assert answers["other worker"].body == {
         "error": "Forbidden: Authenticated worker 'w' cannot submit results for another worker 'b'."
     }
+
+
+@pytest.mark.parametrize("room", ["0x1", "-1", "many", "9" * 5000])
+async def test_a_poll_for_no_number_of_tasks_is_refused(door: Door, room: str) -> None:
+    await door.register("w")
+
+    answer = await door.worker("GET", "/_worker/workers/w/tasks/next", params={"max": room})
+
+    assert (answer.status, answer.body) == (400, {"error": "max must be a whole number from 1"})
+
+
+async def test_an_answer_becomes_certain_though_a_wrong_result_came(door: Door) -> None:
+    task = await a_leased_task(door)
+
+    await door.worker("POST", RESULT, json=a_result(task, job_id=UNKNOWN))
+
+    async def counts_as_delivered() -> bool:
+        due = await door.backend.timers.next_due(0)
+        return due is not None and due > door.backend.clock.now() + MANY_SECONDS
+
+    await until(counts_as_delivered)
+
+
+async def test_who_reports_progress_has_the_task_whatever_its_heartbeats_say(door: Door) -> None:
+    task = await a_leased_task(door)
+    ids = {"job_id": task["job_id"], "task_id": task["task_id"], "worker_id": "w"}
+
+    for _ in range(3):
+        told = await door.worker("POST", "/_worker/tasks/progress", json={**ids, "progress": 0.5})
+        assert told.body["status"] == "ok"
+        await door.worker("PATCH", "/_worker/workers/w", json={"current_tasks": []})
+
+    assert await door.tasks_on_board() == 0
 
 
 async def test_a_result_of_5_mb_is_applied(door: Door) -> None:

@@ -137,7 +137,12 @@ class HttpTransport:
             answer = await self._ask("POST", ENDPOINT_TASK_PROGRESS, progress)
         except RequestRefused as refused:
             not_there = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
-            if refused.status in not_there and await self._sent_by_socket(progress):
+            is_an_answer = "Job not found" in str(refused)
+            if (
+                refused.status in not_there
+                and not is_an_answer
+                and await self._sent_by_socket(progress)
+            ):
                 return ProgressAnswer(status="ok")
             raise
         return _read(answer or b"", ProgressAnswer)

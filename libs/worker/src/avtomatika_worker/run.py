@@ -64,6 +64,7 @@ class Run:
                 result_pause_seconds=config.RESULT_RETRY_INITIAL_DELAY,
                 result_retries=config.RESULT_MAX_RETRIES,
             ),
+            one_by_one=profile.takes_one_by_one,
             in_turn=config.MULTI_ORCHESTRATOR_MODE == "ROUND_ROBIN",
             draw=random.random,
         )
@@ -137,8 +138,8 @@ class Run:
                 deadline = self.loop.time() + self._config.SHUTDOWN_TIMEOUT
                 self._session.draining = True
                 log.info("draining", extra={"running": len(self._in_hand)})
+                polling.cancel()  # what is on its way is refused, and goes back to the board
                 await self._at_each(self._beat(link) for link in self._links)
-                polling.cancel()
                 await self._finish(deadline)
             for service in services:
                 service.cancel()
@@ -189,6 +190,8 @@ class Run:
             if tasks is None:
                 continue  # another orchestrator may be asked at once
             self._take(link, tasks)
+            if tasks and self._profile.takes_one_by_one:
+                await self._beat(link)
             if not tasks:
                 await asyncio.sleep(self._config.IDLE_POLL_DELAY)
 

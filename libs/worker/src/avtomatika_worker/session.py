@@ -28,7 +28,7 @@ class Peer:
     orchestrator: Orchestrator
     registered: bool = False
     knows_batches: bool = True
-    """Until it says otherwise: then it gets single results and polls for ever."""
+    """Until it says otherwise: then it gets single results and polls until we register again."""
     resting_until: float = 0.0
     """No poll before this time."""
     failed_calls: int = 0
@@ -72,6 +72,7 @@ class Session:
         places: int,
         rhythm: Rhythm,
         in_turn: bool,
+        one_by_one: bool,
         draw: Callable[[], float],
     ) -> None:
         self.peers = tuple(Peer(orchestrator) for orchestrator in orchestrators)
@@ -81,6 +82,8 @@ class Session:
         self._places = places
         self._rhythm = rhythm
         self._turns = Turns() if in_turn else None
+        self._one_by_one = one_by_one
+        """What may come depends on what runs: it is said anew between one task and the next."""
         self._draw = draw
 
     # -- whom to ask, and for how many
@@ -91,10 +94,11 @@ class Session:
         usable = self._usable(now)
         if free < 1 or not usable:
             return None
+        most = 1 if self._one_by_one else free
         if self._turns is None:
-            return Ask(usable[0], free)
+            return Ask(usable[0], most)
         chosen = self._turns.choose([peer.orchestrator for peer in usable])
-        return Ask(next(peer for peer in usable if peer.orchestrator is chosen), free)
+        return Ask(next(peer for peer in usable if peer.orchestrator is chosen), most)
 
     def most_with_results(self, peer: Peer, now: float, taken: int) -> int:
         """How many tasks may come back with results for `peer`, `taken` counted without theirs.
@@ -104,6 +108,8 @@ class Session:
         """
         usable = self._usable(now)
         if not usable or usable[0] is not peer or (self._turns and len(usable) > 1):
+            return 0
+        if self._one_by_one:
             return 0
         return self._free(taken)
 
@@ -120,6 +126,7 @@ class Session:
 
     def registered(self, peer: Peer) -> None:
         peer.registered = True
+        peer.knows_batches = True
         peer.resting_until = 0.0
         peer.failed_calls = 0
 

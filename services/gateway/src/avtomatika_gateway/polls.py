@@ -14,6 +14,7 @@ from avtomatika_common.backend.ports import Backend, LeasedTask, Match, Promise,
 from avtomatika_common.ids import new_id
 from avtomatika_common.logs import get_logger
 from avtomatika_core.job import WorkerId
+from avtomatika_gateway.background import unhurried
 from avtomatika_gateway.deliveries import Deliveries
 from avtomatika_gateway.refusals import NotFound
 from avtomatika_gateway.settings import Settings
@@ -172,7 +173,9 @@ class Polls:
         return await asyncio.gather(*(self._lease(match, one) for one in match.promises))
 
     async def _decline_all(self, match: Match) -> None:
-        await asyncio.gather(*(self._decline(match, one) for one in match.promises))
+        await asyncio.gather(
+            *(self._decline(match, one, can_be_matched=True) for one in match.promises)
+        )
 
     async def _lease(self, match: Match, promise: Promise) -> LeasedTask | None:
         try:
@@ -187,7 +190,8 @@ class Polls:
             log.warning("task not leased", task_id=promise.task_id, reason=str(reason))
             task = None
         if task is None:
-            await self._decline(match, promise)
+            # It may stay on the board although nobody wants it any more: not to be matched at once.
+            await self._decline(match, promise, can_be_matched=False)
             return None
         try:
             refusal = await self._contracts.refused_by_contract(
@@ -207,10 +211,13 @@ class Polls:
         await self._board.end_lease(task.job_id, match.worker_id, refusal)
         return None
 
-    async def _decline(self, match: Match, promise: Promise) -> None:
+    async def _decline(self, match: Match, promise: Promise, *, can_be_matched: bool) -> None:
         try:
             await self._workers.end_hold(
-                match.worker_id, promise.task_id, offer_number=promise.offer_number
+                match.worker_id,
+                promise.task_id,
+                offer_number=promise.offer_number,
+                can_be_matched=can_be_matched,
             )
         except StoreUnavailable as reason:  # the hold ends by itself
             log.warning("promise not ended", task_id=promise.task_id, reason=str(reason))
@@ -225,14 +232,4 @@ class Polls:
 
     def _start(self, operation: Coroutine[None, None, None]) -> None:
         assert self._tasks is not None, "polls are answered while the service runs"
-        self._tasks.create_task(_unhurried(operation))
-
-
-async def _unhurried(operation: Coroutine[None, None, None]) -> None:
-    """Nobody waits for it: what fails here is mended by the timers of board, holds and credits."""
-    try:
-        await operation
-    except StoreUnavailable as reason:
-        log.warning("store unavailable", reason=str(reason))
-    except Exception:
-        log.exception("hand-out failed")
+        self._tasks.create_task(unhurried(operation))

@@ -34,6 +34,7 @@ from rxon.constants import (
 )
 from rxon.exceptions import MissingWorkerId
 
+_LONGEST_NUMBER: Final = 10
 _TRACING_HEADERS: Final = ("traceparent", "tracestate")
 
 # Tells that the other side has closed its end, before the event loop has read so; Linux only.
@@ -191,7 +192,7 @@ def _most(text: str | None) -> int | None:
     """How many tasks a poll asks for; None: it does not say. Raises BadRequest."""
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal()):
+    if not (text.isascii() and text.isdecimal() and len(text) < _LONGEST_NUMBER):
         raise BadRequest("max must be a whole number from 1")
     return int(text)
 

@@ -48,7 +48,7 @@ from rxon.constants import (
 from rxon.exceptions import BadMessage
 from rxon.parsing import UnreadBatch
 
-READY_SECONDS: Final = 0.25
+READY_SECONDS: Final = 0.05
 """How long a task that waits may be on its way to a poll that does not."""
 MOST_TASKS: Final = 512
 """At once, whatever a worker asks for."""
@@ -220,8 +220,8 @@ class WorkerOperations:
         if isinstance(event, TaskSucceeded):
             event = await self._as_promised(sender, job_id, event)
         answer = await self._board.end_lease(job_id, sender, event)
-        self._deliveries.settled(result.task_id, sender)
         if answer is ResultAnswer.APPLIED:
+            self._deliveries.settled(result.task_id, sender)
             log.debug(
                 "result taken",
                 status=result.status,

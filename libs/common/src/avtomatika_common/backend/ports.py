@@ -633,11 +633,13 @@ class WorkerDirectory(Protocol):
         *,
         stop: bool = False,
         offer_number: int | None = None,
+        can_be_matched: bool = False,
     ) -> None:
         """Free the worker's place; with `stop` it is told to stop the task.
 
         `offer_number`: of the promise this is about; a newer one of the same task is left alone.
-        With it and without `stop` the promise was not kept: who matches is told by a hint.
+        `can_be_matched`: the promise was not kept for the worker's sake, the task can be matched
+        anew at once; who matches is told by a hint.
         """
         ...
 

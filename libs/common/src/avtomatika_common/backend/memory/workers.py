@@ -311,8 +311,9 @@ class MemoryWorkers(WorkerDirectory):
         *,
         stop: bool = False,
         offer_number: int | None = None,
+        can_be_matched: bool = False,
     ) -> None:
-        change: HoldChange = "stop" if stop else "end_hold" if offer_number is None else "unmatched"
+        change: HoldChange = "stop" if stop else "unmatched" if can_be_matched else "end_hold"
         self.change_hold(change, worker_id, task_id, offer_number, JobId(""))
 
     def change_hold(
@@ -334,8 +335,9 @@ class MemoryWorkers(WorkerDirectory):
             offer_number is None or hold.offer_number <= offer_number
         )
         if change == "keep_hold":
-            if hold is not None and is_current:
-                known.holds[task_id] = hold._replace(until=math.inf)
+            # Also when the promise has run out meanwhile: the worker does hold the task.
+            if (hold is None or is_current) and known.expires_at > self._now():
+                known.holds[task_id] = _Hold(offer_number or 0, math.inf)
             return
         if is_current:
             del known.holds[task_id]

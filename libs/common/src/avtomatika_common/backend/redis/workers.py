@@ -174,9 +174,10 @@ class RedisWorkers(WorkerDirectory):
         *,
         stop: bool = False,
         offer_number: int | None = None,
+        can_be_matched: bool = False,
     ) -> None:
         offer = "" if offer_number is None else offer_number
-        kind = "stop" if stop else "end_hold" if offer_number is None else "unmatched"
+        kind = "stop" if stop else "unmatched" if can_be_matched else "end_hold"
         await self.change_holds([(kind, worker_id, task_id, offer, "")])
 
     async def change_holds(self, changes: Sequence[tuple[Argument, ...]]) -> None:
