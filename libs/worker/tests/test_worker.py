@@ -653,8 +653,11 @@ async def test_an_application_keeps_its_own_signal_handlers() -> None:
 
 
 async def test_a_worker_with_a_certificate_keeps_its_access_token_fresh(
-    monkeypatch: pytest.MonkeyPatch,
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    certificate = folder / "w.crt"
+    certificate.write_text("nobody reads it: the transports are given")
+
     class Issuing(Scripted):
         renewals = 0
 
@@ -669,7 +672,7 @@ async def test_a_worker_with_a_certificate_keeps_its_access_token_fresh(
     with_certificate, without = Issuing(), Issuing()
 
     async with (
-        working(a_worker(with_certificate, config=a_config(TLS_CERT_PATH="w.crt"))),
+        working(a_worker(with_certificate, config=a_config(TLS_CERT_PATH=str(certificate)))),
         working(a_worker(without)),
     ):
         await until(lambda: with_certificate.renewals == 4)
@@ -692,6 +695,18 @@ async def test_a_setting_without_effect_is_said(
         if record.message == "setting has no effect in this version"
     ]
     assert without_effect == (["S3_ENDPOINT_URL"] if set_up else [])
+
+
+async def test_what_may_be_misspelt_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    config = a_config(MULTI_ORCHESTRATOR_MODE="round robin")
+    config.ORCHESTRATORS = [{"url": "http://o", "prio": 1}]
+
+    async with working(a_worker(Scripted(), config=config)):
+        pass
+
+    said = {record.message: vars(record) for record in caplog.records}
+    assert said["unknown mode counts as FAILOVER"]["value"] == "round robin"
+    assert said["keys without effect"]["keys"] == ["prio"]
 
 
 def test_a_worker_has_at_least_one_place() -> None:

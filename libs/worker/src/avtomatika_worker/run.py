@@ -64,7 +64,7 @@ class Run:
                 result_pause_seconds=config.RESULT_RETRY_INITIAL_DELAY,
                 result_retries=config.RESULT_MAX_RETRIES,
             ),
-            in_turn=config.MULTI_ORCHESTRATOR_MODE == "ROUND_ROBIN",
+            in_turn=config.MULTI_ORCHESTRATOR_MODE.upper() == "ROUND_ROBIN",
             draw=random.random,
         )
         self._spool = Spool(Path(config.RESULT_SPOOL_DIR), config.WORKER_ID)
