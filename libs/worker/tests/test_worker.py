@@ -230,14 +230,44 @@ async def test_nobody_is_warned_of_a_token_that_is_not_used(
     assert "WORKER_TOKEN" not in caplog.text
 
 
-async def test_a_registration_that_fails_is_tried_again() -> None:
+async def test_a_registration_that_fails_is_tried_again_and_says_what_to_do(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     transport = Scripted()
-    transport.register_errors = [RxonNetworkError("away"), refused(409), RxonAuthError("no")]
+    transport.register_errors = [
+        RxonNetworkError("away"),
+        RxonAuthError("no"),
+        refused(404),
+        refused(409),
+    ]
 
     async with working(a_worker(transport)):
         await until(lambda: transport.registered)
 
     assert transport.register_errors == []
+    failed = [vars(one) for one in caplog.records if one.message == "registration failed"]
+    assert [one.get("hint") for one in failed] == [
+        "check that it runs, and its URL",
+        "set WORKER_TOKEN to a token this orchestrator knows",
+        "no orchestrator takes workers there: check its URL",
+        None,
+    ]
+
+
+async def test_a_worker_says_who_it_is_before_anybody_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    worker = a_worker(Scripted())
+    worker.task("resize")(lambda: None)
+
+    async with working(worker), working(a_worker(Scripted())):
+        pass
+
+    started, idle = (vars(one) for one in caplog.records if one.message == "started")
+    assert (started["worker_id"], started["tasks"], started["places"]) == ("w", "resize", 10)
+    assert (idle["tasks"], idle["orchestrators"]) == ("", "a")
+    assert caplog.text.count("no tasks are registered") == 1
 
 
 @pytest.mark.parametrize("call", ["poll_errors", "heartbeat_errors"])

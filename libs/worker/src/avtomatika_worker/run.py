@@ -93,6 +93,7 @@ class Run:
 
     async def work(self) -> None:
         """Work until `stop`."""
+        self._introduce()
         await self._load_spool()
         self._profile.on_change = self._tell_from_any_thread
         try:
@@ -358,6 +359,19 @@ class Run:
             log.info("results left from an earlier run", extra={"results": len(left)})
 
     # -- what we say of ourselves
+
+    def _introduce(self) -> None:
+        if not self._profile.handlers:
+            log.warning("no tasks are registered: nothing will come")
+        log.info(
+            "started",
+            extra={
+                "worker_id": self._config.WORKER_ID,
+                "tasks": ",".join(self._profile.handlers),
+                "places": self._profile.places,
+                "orchestrators": ",".join(link.peer.orchestrator.url for link in self._links),
+            },
+        )
 
     def _registration(self) -> WorkerRegistration:
         return self._profile.registration(self._running_classes())

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from avtomatika_worker.orchestrators import Orchestrator, Turns
-from rxon import RxonError
+from rxon import RxonAuthError, RxonError, RxonNetworkError
 from rxon.exceptions import RequestRefused
 
 JITTER: Final = 0.2
@@ -184,6 +184,19 @@ class Session:
 def is_not_there(error: RxonError) -> bool:
     """The orchestrator does not know this kind of request."""
     return _status(error) in _NOT_THERE
+
+
+def hint_for(error: RxonError) -> str | None:
+    """What a person may do about a registration that fails."""
+    match error:
+        case RxonAuthError():
+            return "set WORKER_TOKEN to a token this orchestrator knows"
+        case RxonNetworkError():
+            return "check that it runs, and its URL"
+        case RequestRefused() if is_not_there(error):
+            return "no orchestrator takes workers there: check its URL"
+        case _:
+            return None
 
 
 def _is_final(error: RxonError) -> bool:
