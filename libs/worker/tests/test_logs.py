@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from avtomatika_worker import setup_logging
-from avtomatika_worker.logs import LineHandler, line_of_logger
+from avtomatika_worker.logs import Above, LineHandler, line_of_logger
 
 LOGGER = logging.getLogger("avtomatika_worker")
 
@@ -97,6 +97,29 @@ def test_log_lines_go_above_the_line_that_is_redrawn() -> None:
     assert terminal.getvalue() == (
         "\r\x1b[K1 running\r\x1b[Kregistered\n1 running\r\x1b[K2 running\r\x1b[Kstopped\n"
     )
+
+
+def test_what_is_printed_goes_above_the_line_once_it_is_a_whole_line() -> None:
+    terminal = Terminal()
+    handler = LineHandler(terminal)
+    printed = Above(terminal, handler)
+
+    handler.show("1 running")
+    printed.write("page")
+    handler.show("2 running")
+    printed.writelines([" 1", "\n"])
+    printed.write("half a line")
+    handler.handle(logging.makeLogRecord({"msg": "result delivered"}))
+    handler.show("")
+    printed.write("the end")
+
+    assert terminal.getvalue() == (
+        "\r\x1b[K1 running"
+        "\r\x1b[Kpage 1\n2 running"
+        "\r\x1b[Khalf a line\nresult delivered\n2 running"
+        "\r\x1b[Kthe end"
+    )
+    assert printed.isatty()
 
 
 @pytest.mark.usefixtures("untouched_logger")

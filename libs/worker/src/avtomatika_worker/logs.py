@@ -2,7 +2,9 @@
 
 import logging
 import sys
-from typing import Final, TextIO
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import Any, Final, TextIO
 
 import orjson
 
@@ -50,25 +52,71 @@ class LineHandler(logging.StreamHandler[TextIO]):
     """Writes log lines, and keeps below them one line that is redrawn."""
 
     _line = ""
+    _is_mid_line = False
+    """Somebody has printed the beginning of a line: ours has no place until its end."""
 
     def emit(self, record: logging.LogRecord) -> None:  # called with the lock held
-        if self._line:
-            self.stream.write(_ERASE_LINE)
+        if self._is_mid_line:
+            self.stream.write("\n")
+            self._is_mid_line = False
+        else:
+            self._erase()
         super().emit(record)
-        if self._line:
-            self.stream.write(self._line)
-            self.flush()
+        self._draw()
 
     def show(self, line: str) -> None:
         """Show `line` instead of the last one; the empty one removes it."""
+        with self._locked():
+            if line != self._line:
+                self._erase(even_none=True)
+                self._line = line
+                self._draw()
+
+    def print_above(self, stream: TextIO, text: str) -> int:
+        """Write to another stream of the same terminal."""
+        with self._locked():
+            self._erase()
+            written = stream.write(text)
+            stream.flush()
+            if text:
+                self._is_mid_line = not text.endswith("\n")
+            self._draw()
+            return written
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
         self.acquire()
         try:
-            if line != self._line:
-                self._line = line
-                self.stream.write(_ERASE_LINE + line)
-                self.flush()
+            yield
         finally:
             self.release()
+
+    def _erase(self, *, even_none: bool = False) -> None:
+        if (self._line or even_none) and not self._is_mid_line:
+            self.stream.write(_ERASE_LINE)
+            self.flush()
+
+    def _draw(self) -> None:
+        if self._line and not self._is_mid_line:
+            self.stream.write(self._line)
+        self.flush()
+
+
+class Above:
+    """Stands for a stream of the process whose terminal shows such a line."""
+
+    def __init__(self, stream: TextIO, line: LineHandler) -> None:
+        self._stream = stream
+        self._line = line
+
+    def write(self, text: str) -> int:
+        return self._line.print_above(self._stream, text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
