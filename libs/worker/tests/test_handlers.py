@@ -314,3 +314,14 @@ async def test_an_error_is_logged_with_its_task_and_from_the_handlers_own_line_o
     assert record.exc_info is not None
     shown = [frame.name for frame in traceback.extract_tb(record.exc_info[2])]
     assert shown == (["broken"] if in_thread else ["broken_too", "broken"])
+
+
+def test_a_misspelt_argument_is_told_what_it_may_mean() -> None:
+    def misspelt(parms: dict[str, Any]) -> None: ...
+
+    def strange(xyz: int) -> None: ...
+
+    with pytest.raises(TypeError, match=r"'parms', which .* by name\. Did you mean 'params'\?"):
+        read_handler("work", None, misspelt)
+    with pytest.raises(TypeError, match=r"'xyz', which cannot be supplied by name\. It may take"):
+        read_handler("work", None, strange)

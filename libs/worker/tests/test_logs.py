@@ -36,6 +36,17 @@ def test_a_text_line_ends_with_its_fields(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.usefixtures("untouched_logger")
+def test_a_field_of_several_words_is_in_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging("INFO", "text")
+
+    LOGGER.warning("poll failed", extra={"error": 'no "answer"\nin time', "next_try_seconds": 5.0})
+
+    assert capsys.readouterr().err.endswith(
+        'poll failed error="no \\"answer\\"\\nin time" next_try_seconds=5.0\n'
+    )
+
+
+@pytest.mark.usefixtures("untouched_logger")
 def test_a_json_line_holds_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
     line = orjson.loads(written("json", capsys))
 

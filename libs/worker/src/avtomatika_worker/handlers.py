@@ -1,6 +1,7 @@
 """The functions that do a worker's tasks: what each takes, and how it is called."""
 
 import asyncio
+import difflib
 import functools
 import inspect
 import logging
@@ -89,8 +90,9 @@ def read_handler(
         elif parameter.default is parameter.empty:
             raise TypeError(
                 f"The handler of task '{name}' takes '{parameter.name}', which cannot be "
-                f"supplied by name. It may take: {', '.join(sorted(SUPPLIED))}, and an argument "
-                "annotated TaskFiles. What a middleware adds needs a default."
+                f"supplied by name.{_suggestion(parameter.name)}"
+                f" It may take: {', '.join(sorted(SUPPLIED))}, and an argument"
+                " annotated TaskFiles. What a middleware adds needs a default."
             )
     return Handler(
         name=name,
@@ -173,6 +175,11 @@ def _log_raised(error: BaseException, about: Mapping[str, object]) -> None:
             # Where the user's own code is in it, ours above it says nothing.
             shown = error.with_traceback(of_user(error.__traceback__) or error.__traceback__)
             log.warning("handler raised", exc_info=shown, extra=about)
+
+
+def _suggestion(name: str) -> str:
+    near = next(iter(difflib.get_close_matches(name, SUPPLIED, n=1)), name)
+    return "" if near == name else f" Did you mean '{near}'?"
 
 
 def _is_async(function: HandlerFunction) -> bool:

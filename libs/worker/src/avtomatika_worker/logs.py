@@ -1,5 +1,6 @@
 """Log lines of the worker: constant words, data as fields, as text or as JSON."""
 
+import json
 import logging
 import sys
 from collections.abc import Generator, Iterable
@@ -129,13 +130,20 @@ class _TextLines(logging.Formatter):
         self._coloured = coloured
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        fields = " ".join(f"{key}={value}" for key, value in _fields(record).items())
+        fields = " ".join(f"{key}={_shown(value)}" for key, value in _fields(record).items())
         if self._coloured:
             colour = _COLOURS.get(record.levelno, "")
             level = f"{colour}{record.levelname:<7}{_PLAIN}"
             time, fields = f"{_DIM}{record.asctime}{_PLAIN}", fields and f"{_DIM}{fields}{_PLAIN}"
             return " ".join(filter(None, (time, level, record.message, fields)))
         return " ".join(filter(None, (super().formatMessage(record), fields)))
+
+
+def _shown(value: object) -> str:
+    """One word, or in quotes."""
+    text = str(value)
+    is_word = text.isprintable() and not set(text) & {" ", '"'}
+    return text if is_word else json.dumps(text, ensure_ascii=False)
 
 
 class _JsonLines(logging.Formatter):
