@@ -644,6 +644,20 @@ async def test_round_robin_asks_in_turn() -> None:
     assert abs(first.polls - second.polls) <= 2
 
 
+async def test_in_turn_a_task_does_not_wait_for_the_poll_at_another_orchestrator() -> None:
+    first, second = Scripted(), Scripted()
+    config = a_config(MULTI_ORCHESTRATOR_MODE="ROUND_ROBIN", TASK_POLL_TIMEOUT=60.0)
+    worker = a_worker(first, second, config=config)
+    worker.task("work")(lambda: None)
+
+    async with working(worker):
+        await until(lambda: first.polls and second.polls)
+        for orchestrator in (second, first):
+            for number in range(3):
+                orchestrator.push_task(a_task(f"t-{number}"))
+                await until(lambda one=orchestrator, done=number: len(one.results) > done)
+
+
 async def test_a_worker_with_wrong_settings_does_not_start() -> None:
     with pytest.raises(ValueError, match="No orchestrators configured"):
         await a_worker(config=_without_orchestrators()).main()

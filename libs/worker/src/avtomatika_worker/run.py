@@ -18,7 +18,7 @@ from avtomatika_worker.outbox import Outbox
 from avtomatika_worker.outcome import Outcome, failure
 from avtomatika_worker.profile import Profile
 from avtomatika_worker.reports import Reports
-from avtomatika_worker.session import Peer, Rhythm, Session
+from avtomatika_worker.session import Ask, Peer, Rhythm, Session
 from avtomatika_worker.spool import Spool
 from avtomatika_worker.task_files import files_of_task
 from avtomatika_worker.threads import from_thread
@@ -173,23 +173,28 @@ class Run:
         self._withdraw(link, await link.beat(heartbeat))
 
     async def _take_tasks(self) -> None:
-        """One poll at a time is open, and only while there is a place for what it may bring."""
-        while True:
-            ask = self._session.next_poll(self.loop.time(), len(self._in_hand))
-            if ask is None:
-                await self._wait_to_poll()
-                continue
-            link = next(one for one in self._links if one.peer is ask.peer)
-            self._session.asked += ask.most
-            try:
-                tasks = await link.poll(self._config.TASK_POLL_TIMEOUT, ask.most)
-            finally:
-                self._session.asked -= ask.most
-            if tasks is None:
-                continue  # another orchestrator may be asked at once
-            self._take(link, tasks)
-            if not tasks:
+        """Polls are open only while there is a place for each task they may bring."""
+        async with asyncio.TaskGroup() as polls:
+            while True:
+                ask = self._session.next_poll(self.loop.time(), len(self._in_hand))
+                if ask is None:
+                    await self._wait_to_poll()
+                else:
+                    self._session.poll_began(ask)
+                    polls.create_task(self._poll(ask), name="poll")
+
+    async def _poll(self, ask: Ask) -> None:
+        link = next(one for one in self._links if one.peer is ask.peer)
+        tasks: Sequence[Task] | None = None
+        try:
+            tasks = await link.poll(self._config.TASK_POLL_TIMEOUT, ask.most)
+            if tasks:
+                self._take(link, tasks)
+            elif tasks is not None:  # after an error another orchestrator may be asked at once
                 await asyncio.sleep(self._config.IDLE_POLL_DELAY)
+        finally:
+            self._session.poll_ended(ask, None if tasks is None else len(tasks))
+            self._polling_may_go_on.set()
 
     async def _wait_to_poll(self) -> None:
         """Until a place is free, an orchestrator is back, or the first rest is over."""

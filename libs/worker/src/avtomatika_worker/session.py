@@ -31,6 +31,10 @@ class Peer:
     """Until it says otherwise: then it gets single results and polls for ever."""
     resting_until: float = 0.0
     """No poll before this time."""
+    is_asked: bool = False
+    """A poll is open."""
+    was_idle: bool = False
+    """Its last poll brought nothing."""
     failed_calls: int = 0
     """In a row, of those that are repeated by themselves: register, heartbeat, poll."""
 
@@ -86,15 +90,40 @@ class Session:
     # -- whom to ask, and for how many
 
     def next_poll(self, now: float, taken: int) -> Ask | None:
-        """The poll to make while `taken` places are taken, if one is to be made now."""
+        """The poll to make while `taken` places are taken, if one is to be made now.
+
+        In turn each orchestrator has a poll of its own; else one is open at a time.
+        """
         free = self._free(taken)
-        usable = self._usable(now)
-        if free < 1 or not usable:
+        waiting = [peer for peer in self._usable(now) if not peer.is_asked]
+        if free < 1 or not waiting:
             return None
         if self._turns is None:
-            return Ask(usable[0], free)
-        chosen = self._turns.choose([peer.orchestrator for peer in usable])
-        return Ask(next(peer for peer in usable if peer.orchestrator is chosen), free)
+            is_open = any(peer.is_asked for peer in self.peers)
+            return None if is_open else Ask(waiting[0], free)
+        chosen = self._turns.choose([peer.orchestrator for peer in waiting])
+        peer = next(peer for peer in waiting if peer.orchestrator is chosen)
+        return Ask(peer, self._share(peer, waiting, free, is_alone=len(self._usable(now)) == 1))
+
+    def _share(self, peer: Peer, waiting: Sequence[Peer], free: int, *, is_alone: bool) -> int:
+        """By weight, but one place where more would lie idle: they are another's meanwhile."""
+        if is_alone:
+            return free
+        modest = [one for one in waiting if one.was_idle or not one.knows_batches]
+        if peer in modest:
+            return 1
+        weights = sum(one.orchestrator.weight for one in waiting if one not in modest)
+        return max(1, (free - len(modest)) * peer.orchestrator.weight // weights)
+
+    def poll_began(self, ask: Ask) -> None:
+        ask.peer.is_asked = True
+        self.asked += ask.most
+
+    def poll_ended(self, ask: Ask, brought: int | None) -> None:
+        """With so many tasks; None: with an error."""
+        ask.peer.is_asked = False
+        ask.peer.was_idle = brought == 0
+        self.asked -= ask.most
 
     def most_with_results(self, peer: Peer, now: float, taken: int) -> int:
         """How many tasks may come back with results for `peer`, `taken` counted without theirs.
