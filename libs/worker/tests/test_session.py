@@ -125,6 +125,24 @@ def test_who_is_alone_is_asked_for_all_whatever_it_brought() -> None:
     assert opened(session) == Ask(session.peers[0], 6)
 
 
+def test_who_has_not_registered_us_yet_keeps_its_share() -> None:
+    session = a_session(1, 1, places=6, in_turn=True, known=False)
+    first, second = session.peers
+    session.registered(first)
+
+    assert opened(session) == Ask(first, 3)
+    session.registered(second)
+    assert opened(session) == Ask(second, 3)
+
+
+def test_who_does_not_answer_has_no_share() -> None:
+    session = a_session(1, 1, places=6, in_turn=True)
+    first, second = session.peers
+    session.poll_failed(second, AWAY, now=0.0)
+
+    assert opened(session) == Ask(first, 6)
+
+
 def test_who_hands_out_one_task_at_a_time_is_asked_for_one() -> None:
     session = a_session(1, 1, places=6, in_turn=True)
     first, second = session.peers

@@ -103,12 +103,14 @@ class Session:
             return None if is_open else Ask(waiting[0], free)
         chosen = self._turns.choose([peer.orchestrator for peer in waiting])
         peer = next(peer for peer in waiting if peer.orchestrator is chosen)
-        return Ask(peer, self._share(peer, waiting, free, is_alone=len(self._usable(now)) == 1))
+        return Ask(peer, self._share(peer, free))
 
-    def _share(self, peer: Peer, waiting: Sequence[Peer], free: int, *, is_alone: bool) -> int:
+    def _share(self, peer: Peer, free: int) -> int:
         """By weight, but one place where more would lie idle: they are another's meanwhile."""
-        if is_alone:
+        answering = [one for one in self.peers if one is peer or not one.failed_calls]
+        if len(answering) == 1:
             return free
+        waiting = [one for one in answering if not one.is_asked]
         modest = [one for one in waiting if one.was_idle or not one.knows_batches]
         if peer in modest:
             return 1
