@@ -170,14 +170,15 @@ async def test_the_second_engine_is_asked_while_the_first_is_away(site: Site) ->
     assert still_waiting["status"] != "finished"
 
 
-async def test_engines_that_take_turns_are_both_served(site: Site) -> None:
-    async with two_engines(site, WORKER_POLL_TIMEOUT_SECONDS="0.1") as engines:
+async def test_engines_that_take_turns_are_both_served_at_once(site: Site) -> None:
+    async with two_engines(site, WORKER_POLL_TIMEOUT_SECONDS="30") as engines:
         worker = with_echo(site.worker(*engines, MULTI_ORCHESTRATOR_MODE="ROUND_ROBIN"))
         async with working(worker):
+            alone = [await done(engine) for engine in engines for _ in range(3)]
             jobs = [(engine, await create(engine)) for engine in engines for _ in range(5)]
-            documents = [await ended(engine, job_id) for engine, job_id in jobs]
+            together = [await ended(engine, job_id) for engine, job_id in jobs]
 
-    assert [job["status"] for job in documents] == ["finished"] * 10
+    assert [job["status"] for job in (*alone, *together)] == ["finished"] * 16
 
 
 # -- the worker goes

@@ -202,8 +202,13 @@ async def test_nobody_there_is_a_network_error() -> None:
         pass
 
     async with connected(url) as transport:
-        with pytest.raises(RxonNetworkError):
+        with pytest.raises(RxonNetworkError) as nobody:
             await transport.send_result(RESULT)
+
+    port = url.rpartition(":")[2]
+    assert str(nobody.value) == (
+        f"POST /_worker/tasks/result: cannot connect to localhost:{port}: Connection refused"
+    )
 
 
 async def test_a_connection_dropped_in_the_middle_is_a_network_error() -> None:
@@ -225,7 +230,7 @@ async def test_a_poll_that_is_never_answered_is_a_network_error(
 
     monkeypatch.setattr("rxon.http_transport.POLL_MARGIN_SECONDS", 0.01)
     async with served(say_nothing) as url, connected(url) as transport:
-        with pytest.raises(RxonNetworkError, match="TimeoutError"):
+        with pytest.raises(RxonNetworkError, match="tasks/next: no answer in time"):
             await transport.poll_task(0.01)
 
 

@@ -230,14 +230,44 @@ async def test_nobody_is_warned_of_a_token_that_is_not_used(
     assert "WORKER_TOKEN" not in caplog.text
 
 
-async def test_a_registration_that_fails_is_tried_again() -> None:
+async def test_a_registration_that_fails_is_tried_again_and_says_what_to_do(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     transport = Scripted()
-    transport.register_errors = [RxonNetworkError("away"), refused(409), RxonAuthError("no")]
+    transport.register_errors = [
+        RxonNetworkError("away"),
+        RxonAuthError("no"),
+        refused(404),
+        refused(409),
+    ]
 
     async with working(a_worker(transport)):
         await until(lambda: transport.registered)
 
     assert transport.register_errors == []
+    failed = [vars(one) for one in caplog.records if one.message == "registration failed"]
+    assert [one.get("hint") for one in failed] == [
+        "check that it runs, and its URL",
+        "set WORKER_TOKEN to a token this orchestrator knows",
+        "no orchestrator takes workers there: check its URL",
+        None,
+    ]
+
+
+async def test_a_worker_says_who_it_is_before_anybody_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    worker = a_worker(Scripted())
+    worker.task("resize")(lambda: None)
+
+    async with working(worker), working(a_worker(Scripted())):
+        pass
+
+    started, idle = (vars(one) for one in caplog.records if one.message == "started")
+    assert (started["worker_id"], started["tasks"], started["places"]) == ("w", "resize", 10)
+    assert (idle["tasks"], idle["orchestrators"]) == ("", "a")
+    assert caplog.text.count("no tasks are registered") == 1
 
 
 @pytest.mark.parametrize("call", ["poll_errors", "heartbeat_errors"])
@@ -614,6 +644,20 @@ async def test_round_robin_asks_in_turn() -> None:
     assert abs(first.polls - second.polls) <= 2
 
 
+async def test_in_turn_a_task_does_not_wait_for_the_poll_at_another_orchestrator() -> None:
+    first, second = Scripted(), Scripted()
+    config = a_config(MULTI_ORCHESTRATOR_MODE="ROUND_ROBIN", TASK_POLL_TIMEOUT=60.0)
+    worker = a_worker(first, second, config=config)
+    worker.task("work")(lambda: None)
+
+    async with working(worker):
+        await until(lambda: first.polls and second.polls)
+        for orchestrator in (second, first):
+            for number in range(3):
+                orchestrator.push_task(a_task(f"t-{number}"))
+                await until(lambda one=orchestrator, done=number: len(one.results) > done)
+
+
 async def test_a_worker_with_wrong_settings_does_not_start() -> None:
     with pytest.raises(ValueError, match="No orchestrators configured"):
         await a_worker(config=_without_orchestrators()).main()
@@ -653,8 +697,11 @@ async def test_an_application_keeps_its_own_signal_handlers() -> None:
 
 
 async def test_a_worker_with_a_certificate_keeps_its_access_token_fresh(
-    monkeypatch: pytest.MonkeyPatch,
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    certificate = folder / "w.crt"
+    certificate.write_text("nobody reads it: the transports are given")
+
     class Issuing(Scripted):
         renewals = 0
 
@@ -669,7 +716,7 @@ async def test_a_worker_with_a_certificate_keeps_its_access_token_fresh(
     with_certificate, without = Issuing(), Issuing()
 
     async with (
-        working(a_worker(with_certificate, config=a_config(TLS_CERT_PATH="w.crt"))),
+        working(a_worker(with_certificate, config=a_config(TLS_CERT_PATH=str(certificate)))),
         working(a_worker(without)),
     ):
         await until(lambda: with_certificate.renewals == 4)
@@ -692,6 +739,18 @@ async def test_a_setting_without_effect_is_said(
         if record.message == "setting has no effect in this version"
     ]
     assert without_effect == (["S3_ENDPOINT_URL"] if set_up else [])
+
+
+async def test_what_may_be_misspelt_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    config = a_config(MULTI_ORCHESTRATOR_MODE="round robin")
+    config.ORCHESTRATORS = [{"url": "http://o", "prio": 1}]
+
+    async with working(a_worker(Scripted(), config=config)):
+        pass
+
+    said = {record.message: vars(record) for record in caplog.records}
+    assert said["unknown mode counts as FAILOVER"]["value"] == "round robin"
+    assert said["keys without effect"]["keys"] == ["prio"]
 
 
 def test_a_worker_has_at_least_one_place() -> None:

@@ -1,5 +1,6 @@
 """A worker's line to its orchestrator over HTTP and, for commands and progress, a WebSocket."""
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -187,9 +188,7 @@ class HttpTransport:
                 f"No socket: {error.message}", status=error.status, body=""
             ) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise RxonNetworkError(
-                f"{self._base}{path}: {str(error) or type(error).__name__}"
-            ) from error
+            raise RxonNetworkError(f"GET {WORKER_API_PREFIX}{path}: {_reason(error)}") from error
         finally:
             self._socket = None
 
@@ -259,7 +258,7 @@ class HttpTransport:
                 return response.status, await response.read(), response.headers
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise RxonNetworkError(
-                f"{method} {self._base}{path}: {str(error) or type(error).__name__}"
+                f"{method} {WORKER_API_PREFIX}{path}: {_reason(error)}"
             ) from error
 
     def _headers(self, *, with_token: bool) -> dict[str, str]:
@@ -276,6 +275,20 @@ def _read(answer: bytes, message: type[_Answer]) -> _Answer:
         raise RxonProtocolError(
             f"An answer that is no {message.__name__}: {error}", {"body": _text(answer)}
         ) from error
+
+
+def _reason(error: aiohttp.ClientError | TimeoutError | OSError) -> str:
+    """Why nobody answered, for whoever reads it in a log."""
+    match error:
+        case aiohttp.ClientConnectorError(os_error=ConnectionError(errno=int(number))):
+            return f"cannot connect to {error.host}:{error.port}: {os.strerror(number)}"
+        case aiohttp.ClientConnectorError():
+            why = error.os_error.strerror or error.os_error
+            return f"cannot connect to {error.host}:{error.port}: {why}"
+        case TimeoutError():
+            return str(error) or "no answer in time"
+        case _:
+            return str(error) or type(error).__name__
 
 
 def _error_text(answer: bytes) -> str:

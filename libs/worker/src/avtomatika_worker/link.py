@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from avtomatika_worker.outbox import Outbox
-from avtomatika_worker.session import Peer, Repeat, Session, is_not_there
+from avtomatika_worker.session import Peer, Repeat, Session, hint_for, is_not_there
 from rxon import (
     Heartbeat,
     ProgressAnswer,
@@ -65,8 +65,12 @@ class Link:
             try:
                 await self.transport.register(registration())
             except RxonError as error:
-                log.warning("registration failed", extra=self._about(error))
-                await asyncio.sleep(self._session.failed(self.peer, error))
+                pause = self._session.failed(self.peer, error)
+                about = {**self._about(error), "next_try_seconds": round(pause, 1)}
+                if (hint := hint_for(error)) is not None:
+                    about["hint"] = hint
+                log.warning("registration failed", extra=about)
+                await asyncio.sleep(pause)
             else:
                 self._session.registered(self.peer)
                 self.registered.set()
@@ -201,6 +205,6 @@ class Link:
             self.news.set()  # wakes whoever registers
         log.warning(what, extra=self._about(error))
 
-    def _about(self, error: RxonError | None = None) -> dict[str, str]:
-        about = {"orchestrator": self.peer.orchestrator.url}
+    def _about(self, error: RxonError | None = None) -> dict[str, object]:
+        about: dict[str, object] = {"orchestrator": self.peer.orchestrator.url}
         return about if error is None else {**about, "error": str(error)}

@@ -205,6 +205,8 @@ class Outbox:
 
     def _about(self, result: TaskResult, error: RxonError | None = None) -> dict[str, str]:
         about = {"task_id": result.task_id, "job_id": result.job_id, "task_status": result.status}
+        if result.error is not None:
+            about["error_code"] = result.error.code
         if error is None:
             return about
         return {**about, "orchestrator": self._url, "error": str(error)}

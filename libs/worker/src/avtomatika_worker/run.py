@@ -18,7 +18,7 @@ from avtomatika_worker.outbox import Outbox
 from avtomatika_worker.outcome import Outcome, failure
 from avtomatika_worker.profile import Profile
 from avtomatika_worker.reports import Reports
-from avtomatika_worker.session import Peer, Rhythm, Session
+from avtomatika_worker.session import Ask, Peer, Rhythm, Session
 from avtomatika_worker.spool import Spool
 from avtomatika_worker.task_files import files_of_task
 from avtomatika_worker.threads import from_thread
@@ -65,7 +65,7 @@ class Run:
                 result_retries=config.RESULT_MAX_RETRIES,
             ),
             one_by_one=profile.takes_one_by_one,
-            in_turn=config.MULTI_ORCHESTRATOR_MODE == "ROUND_ROBIN",
+            in_turn=config.MULTI_ORCHESTRATOR_MODE.upper() == "ROUND_ROBIN",
             draw=random.random,
         )
         self._spool = Spool(Path(config.RESULT_SPOOL_DIR), config.WORKER_ID)
@@ -94,6 +94,7 @@ class Run:
 
     async def work(self) -> None:
         """Work until `stop`."""
+        self._introduce()
         await self._load_spool()
         self._profile.on_change = self._tell_from_any_thread
         try:
@@ -175,25 +176,30 @@ class Run:
         self._withdraw(link, await link.beat(heartbeat))
 
     async def _take_tasks(self) -> None:
-        """One poll at a time is open, and only while there is a place for what it may bring."""
-        while True:
-            ask = self._session.next_poll(self.loop.time(), len(self._in_hand))
-            if ask is None:
-                await self._wait_to_poll()
-                continue
-            link = next(one for one in self._links if one.peer is ask.peer)
-            self._session.asked += ask.most
-            try:
-                tasks = await link.poll(self._config.TASK_POLL_TIMEOUT, ask.most)
-            finally:
-                self._session.asked -= ask.most
-            if tasks is None:
-                continue  # another orchestrator may be asked at once
-            self._take(link, tasks)
-            if tasks and self._profile.takes_one_by_one:
-                await self._beat(link)
-            if not tasks:
+        """Polls are open only while there is a place for each task they may bring."""
+        async with asyncio.TaskGroup() as polls:
+            while True:
+                ask = self._session.next_poll(self.loop.time(), len(self._in_hand))
+                if ask is None:
+                    await self._wait_to_poll()
+                else:
+                    self._session.poll_began(ask)
+                    polls.create_task(self._poll(ask), name="poll")
+
+    async def _poll(self, ask: Ask) -> None:
+        link = next(one for one in self._links if one.peer is ask.peer)
+        tasks: Sequence[Task] | None = None
+        try:
+            tasks = await link.poll(self._config.TASK_POLL_TIMEOUT, ask.most)
+            if tasks:
+                self._take(link, tasks)
+                if self._profile.takes_one_by_one:
+                    await self._beat(link)  # what it may still take is known before the next poll
+            elif tasks is not None:  # after an error another orchestrator may be asked at once
                 await asyncio.sleep(self._config.IDLE_POLL_DELAY)
+        finally:
+            self._session.poll_ended(ask, None if tasks is None else len(tasks))
+            self._polling_may_go_on.set()
 
     async def _wait_to_poll(self) -> None:
         """Until a place is free, an orchestrator is back, or the first rest is over."""
@@ -363,6 +369,19 @@ class Run:
             log.info("results left from an earlier run", extra={"results": len(left)})
 
     # -- what we say of ourselves
+
+    def _introduce(self) -> None:
+        if not self._profile.handlers:
+            log.warning("no tasks are registered: nothing will come")
+        log.info(
+            "started",
+            extra={
+                "worker_id": self._config.WORKER_ID,
+                "tasks": ",".join(self._profile.handlers),
+                "places": self._profile.places,
+                "orchestrators": ",".join(link.peer.orchestrator.url for link in self._links),
+            },
+        )
 
     def _registration(self) -> WorkerRegistration:
         return self._profile.registration(self._running_classes())
