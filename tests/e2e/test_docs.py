@@ -58,7 +58,7 @@ def test_the_code_of_a_page_runs_and_its_blueprints_are_valid(name: str, tmp_pat
     blueprints = [v for v in vars(module).values() if isinstance(v, StateMachineBlueprint)]
     for blueprint in blueprints:
         blueprint.validate()
-    assert len(blueprints) == (6 if name == "blueprints" else 0)
+    assert len(blueprints) == {"blueprints": 6, "workers": 1, "configuration": 0}[name]
 
 
 def test_the_table_of_settings_is_current() -> None:
@@ -131,6 +131,19 @@ async def test_the_rental_of_the_guide_is_paid_by_a_signal_and_ends_after_its_ti
         "failed",
         "Job timed out after 0.2 seconds.",
     )
+
+
+async def test_the_worker_beside_its_engine_shouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"API_HOST": "127.0.0.1", "API_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TASK_FILES_DIR", str(tmp_path))
+    module = module_of(ROOT / "docs" / "workers.md", tmp_path)
+
+    await module.in_one_process()
+
+    assert capsys.readouterr().out == "HELLO\n"
 
 
 def packer(door: str) -> Worker:

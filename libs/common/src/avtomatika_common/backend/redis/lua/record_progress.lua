@@ -2,8 +2,8 @@
 --@include tasks
 --@include judge
 --[[
-  Judge what a worker says of its progress; where it counts, readers see it, the checkpoint is kept
-  and the heartbeat timeout runs anew.
+  Judge what a worker says of its progress; where it counts, readers see it, the checkpoint is kept,
+  the hand-out is confirmed (the worker has the task) and the heartbeat timeout runs anew.
 
   KEYS  job
   ARGV  p, job id, task id, worker, Progress, checkpoint or '' (the last one stays), how many are kept
@@ -18,12 +18,11 @@ if redis.call('LINDEX', log, -1) ~= ARGV[5] then  -- else this call is a repeat
   redis.call('RPUSH', log, ARGV[5])
   redis.call('LTRIM', log, -tonumber(ARGV[7]), -1)
 end
+confirm(p, task_id, judged.task)
 if ARGV[6] ~= '' then
   redis.call('HSET', p .. 't:' .. task_id, 'checkpoint', ARGV[6])
 end
 if judged.task.beat_ms then
-  -- It has the task, also where its confirmation is still on the way.
-  clear_timer(p, 'c', job_id, task_id)
   set_timer(p, 'r', job_id, task_id, late_at(judged.task, now_ms()))
 end
 return 'ok'

@@ -120,6 +120,15 @@ local function late_at(t, heard_at)
   return t.beat_ms and math.min(due, tonumber(heard_at) + tonumber(t.beat_ms)) or due
 end
 
+-- The worker has the leased task: its one timer is the result deadline, or that of its heartbeat,
+-- counted from the hand-out.
+local function confirm(p, task_id, t)
+  redis.call('HDEL', p .. 't:' .. task_id, 'missed')
+  if redis.call('ZREM', p .. 'tm', 'c/' .. t.job .. '/' .. task_id) == 1 then
+    set_timer(p, 'r', t.job, task_id, late_at(t, t.leased_at))
+  end
+end
+
 -- The task's gate closes, once and for good: off the board or out of its holder's hands, no timer left.
 -- `why` goes to the job's list of closed tasks; `stop`: its holder is told to stop it.
 local function close_task(p, task_id, t, why, stop)
