@@ -58,7 +58,7 @@ def test_the_code_of_a_page_runs_and_its_blueprints_are_valid(name: str, tmp_pat
     blueprints = [v for v in vars(module).values() if isinstance(v, StateMachineBlueprint)]
     for blueprint in blueprints:
         blueprint.validate()
-    assert len(blueprints) == (4 if name == "blueprints" else 0)
+    assert len(blueprints) == {"blueprints": 6, "workers": 1, "configuration": 0}[name]
 
 
 def test_the_table_of_settings_is_current() -> None:
@@ -148,6 +148,48 @@ async def test_the_blueprint_of_the_guide_sells_a_book(tmp_path: Path) -> None:
     assert (small["status"], small["state_history"]["sent"]) == ("finished", 1)
     assert (large["status"], large["state_history"]["total"]) == ("finished", 120)
     assert (unknown["status"], unknown["error_message"]) == ("failed", "There is no 'moon'.")
+
+
+@pytest.mark.e2e
+async def test_the_rental_of_the_guide_is_paid_by_a_signal_and_ends_after_its_time(
+    tmp_path: Path,
+) -> None:
+    rentals: StateMachineBlueprint = module_of(ROOT / "docs" / "blueprints.md", tmp_path).rentals
+    config = Config({"API_HOST": "127.0.0.1", "API_PORT": "0", "CLIENT_TOKEN": "c"})
+    engine = OrchestratorEngine(MemoryStorage(), config)
+    engine.register_blueprint(rentals)
+    await engine.start()
+    client = Client(f"http://127.0.0.1:{engine.port}", "c")
+    try:
+        _, paid = await client.ask("POST", "/api/v1/jobs/rentals", {})
+        late = {"initial_data": {}, "timeout_seconds": 0.2}
+        _, unpaid = await client.ask("POST", "/api/v1/jobs/rentals", late)
+        path = f"/api/v1/jobs/{paid['job_id']}/signals/paid"
+        answer = await client.ask("POST", path, {"seconds": 0.2})
+        returned, timed_out = [await client.ended(job["job_id"]) for job in (paid, unpaid)]
+    finally:
+        await engine.stop()
+
+    assert answer == (202, {"status": "accepted"})
+    assert (returned["status"], returned["current_state"]) == ("finished", "returned")
+    assert returned["finished_at"] - returned["created_at"] >= 0.2
+    assert (timed_out["status"], timed_out["error_message"]) == (
+        "failed",
+        "Job timed out after 0.2 seconds.",
+    )
+
+
+async def test_the_worker_beside_its_engine_shouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"API_HOST": "127.0.0.1", "API_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TASK_FILES_DIR", str(tmp_path))
+    module = module_of(ROOT / "docs" / "workers.md", tmp_path)
+
+    await module.in_one_process()
+
+    assert capsys.readouterr().out == "HELLO\n"
 
 
 def packer(door: str) -> Worker:

@@ -28,6 +28,7 @@ from avtomatika import (
 )
 from avtomatika_common.config import Config
 from avtomatika_common.lifecycle import StartupError
+from rxon import RxonNetworkError, WorkerRegistration
 from tests.support import until
 
 FLOW = """
@@ -144,6 +145,23 @@ async def test_a_session_for_http_is_there_while_the_engine_runs() -> None:
         assert not session.closed
 
     assert session.closed
+
+
+async def test_a_workers_transport_works_from_the_start_of_the_engine_to_its_stop() -> None:
+    engine = an_engine(greeting())
+    transport = engine.transport("w")
+    registration = WorkerRegistration(worker_id="w", supported_tasks=("paint",))
+
+    with pytest.raises(RxonNetworkError, match="does not run"):
+        await transport.register(registration)
+    async with started(engine):
+        await transport.register(registration)
+        info = await engine.storage.get_worker_info("w")
+    with pytest.raises(RxonNetworkError, match="does not run"):
+        await transport.poll_task(1)
+
+    assert info is not None
+    assert info["supported_tasks"] == ["paint"]
 
 
 async def test_an_engine_starts_once_and_may_be_stopped_twice() -> None:
@@ -293,6 +311,30 @@ async def test_a_job_is_cancelled_once_and_an_unknown_one_never() -> None:
         assert not await engine.cancel_job(job_id)
         assert not await engine.cancel_job(UNKNOWN)
         assert not await engine.cancel_job("no id at all")
+
+
+async def test_an_application_sends_its_jobs_signals() -> None:
+    payment = StateMachineBlueprint("payment")
+
+    @payment.handler_for("start", is_start=True)
+    async def start(actions: ActionFactory) -> None:
+        actions.wait_for_signal("paid", {"received": "end"})
+
+    @payment.handler_for("end", is_end=True)
+    async def end() -> None: ...
+
+    async with started(an_engine(payment)) as engine:
+        job_id = await engine.create_background_job("payment", {})
+
+        assert await engine.send_signal(job_id, "paid", {"amount": 3})
+        job = await ended(engine, job_id)
+        assert (job["status"], job["state_history"]) == ("finished", {"amount": 3})
+        assert not await engine.send_signal(job_id, "paid")
+        assert not await engine.send_signal(UNKNOWN, "paid")
+        with pytest.raises(ValueError, match="1 to 255 printable characters"):
+            await engine.send_signal(job_id, "")
+        with pytest.raises(TypeError):
+            await engine.send_signal(job_id, "paid", {"when": {1, 2}})
 
 
 async def test_dict_like_stores_are_shared_by_the_instances() -> None:  # R59

@@ -18,14 +18,16 @@ from avtomatika_core.job import JobId, JobStatus
 from avtomatika_core.outcomes import (
     AwaitApproval,
     DispatchParallel,
+    Sleep,
     TaskRequest,
+    WaitForSignal,
 )
 
 CREATE = "/api/v1/jobs/images"
 
 
 async def test_a_job_is_accepted_with_the_token_of_the_environment(door: Door) -> None:
-    """R34"""
+    """R34."""
     answer = await door.client("POST", CREATE, json={"initial_data": {"a": 1}})
 
     assert answer.status == 202
@@ -194,7 +196,7 @@ async def test_a_gateway_without_client_api_serves_workers_only() -> None:
     ],
 )
 async def test_every_client_route_needs_a_good_token(door: Door, method: str, path: str) -> None:
-    """R30"""
+    """R30."""
     without = await door.ask(method, path)
     wrong = await door.ask(method, path, headers={"X-Client-Token": "another"})
     strange = await door.ask(method, path, headers={"X-Client-Token": "\xe4\xf6"})
@@ -275,12 +277,14 @@ async def test_the_short_form_shows_the_result_only_at_the_end() -> None:
             DispatchParallel(tasks=[TaskRequest(type="resize")], aggregate_into="done"),
             "waiting_for_parallel_tasks",
         ),
+        (Sleep(seconds=60.0, next_state="done"), "sleeping"),
+        (WaitForSignal(name="x", transitions={"received": "done"}), "waiting_for_signal"),
     ],
 )
 async def test_a_job_can_be_cancelled_wherever_it_waits(
     door: Door, action: Any, status: str
 ) -> None:
-    """R40"""
+    """R40."""
     job_id = await door.new_job()
     assert (await door.handler_returns(action)).status == status
 
@@ -298,7 +302,7 @@ async def test_a_job_can_be_cancelled_wherever_it_waits(
 
 
 async def test_a_cancelled_task_reaches_no_worker(door: Door) -> None:
-    """R40"""
+    """R40."""
     job = await door.job_with_task()
     await door.register("w")
     await door.client("POST", f"/api/jobs/{job.id}/cancel")
@@ -344,6 +348,28 @@ async def test_live_workers_are_listed_whole_to_an_admin(door: Door) -> None:
     assert worker["worker_id"] == "w"
     assert worker["extra_key"] == "kept"
     assert (worker["status"], worker["reputation"]) == ("idle", 1.0)
+
+
+async def test_a_job_is_made_with_a_deadline_of_its_own(door: Door) -> None:
+    body: dict[str, Any] = {"initial_data": {}, "timeout_seconds": 90}
+
+    job_id = (await door.client("POST", CREATE, json=body)).body["job_id"]
+
+    document = (await door.client("GET", f"/api/jobs/{job_id}")).body
+    assert document["timeout_seconds"] == 90
+    assert await door.backend.timers.next_due(0) == pytest.approx(document["created_at"] + 90)
+
+
+async def test_a_sleeping_job_says_when_it_wakes(door: Door) -> None:
+    job_id = await door.new_job()
+    job = await door.handler_returns(Sleep(seconds=60.0, next_state="done"))
+
+    document = (await door.client("GET", f"/api/jobs/{job_id}")).body
+    counted = (await door.client("GET", "/api/dashboard")).body
+
+    assert (document["status"], document["wake_at"]) == ("sleeping", job.head.updated_at + 60)
+    assert counted["jobs"]["sleeping"] == 1
+    assert counted["jobs"]["waiting_for_signal"] == 0
 
 
 async def test_the_dashboard_counts_workers_and_jobs_by_status(door: Door) -> None:

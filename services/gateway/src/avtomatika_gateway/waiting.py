@@ -13,6 +13,8 @@ from avtomatika_core.job import (
     BranchesWait,
     ChildWait,
     HandlerRetryWait,
+    SignalWait,
+    SleepWait,
     TaskRetryWait,
     TaskWait,
 )
@@ -60,6 +62,10 @@ def wait_of(view: JobView) -> Wait:
             return Wait(waiting_for="sub_job", since=head.updated_at)
         case ApprovalWait() as wait:
             return Wait(waiting_for="human", since=wait.requested_at, deadline=wait.deadline)
+        case SleepWait() as wait:
+            return Wait(waiting_for="timer", since=head.updated_at, deadline=wait.due)
+        case SignalWait() as wait:
+            return Wait(waiting_for="signal", since=wait.requested_at, deadline=wait.deadline)
         case TaskRetryWait() | HandlerRetryWait() as wait:
             return Wait(waiting_for="retry", since=head.updated_at, deadline=wait.due)
         case None:
@@ -159,8 +165,8 @@ def _reason(
         case Unfit.RESOURCES:
             return "; ".join(missing_resources(demand, profile))
         case Unfit.COST:
-            cost = profile.cost_of(demand.type)
-            has = "not known" if math.isinf(cost) else f"{cost:.12g}"
+            # The cost itself is not shown to everybody who may ask.
+            has = "not known" if math.isinf(profile.cost_of(demand.type)) else "higher"
             return f"cost is {has}, wanted is at most {demand.max_cost:.12g}"
         case Unfit.REPUTATION:
             has = f"{profile.reputation:.4g}"

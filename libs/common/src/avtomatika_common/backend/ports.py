@@ -18,6 +18,7 @@ from avtomatika_core.errors import AvtomatikaError
 from avtomatika_core.events import (
     CancelRequested,
     InboxEvent,
+    SignalReceived,
     TaskEvent,
     WorkerEventArrived,
 )
@@ -71,6 +72,10 @@ class JobIsTerminal(AvtomatikaError):
 
 class ApprovalNotOpen(AvtomatikaError):
     """The job does not wait for this approval, or it was decided by somebody else first."""
+
+
+class TooManySignals(AvtomatikaError):
+    """So many signals of the job wait to be taken that it gets no more for now."""
 
 
 class IdempotencyKeyReused(AvtomatikaError):
@@ -167,7 +172,8 @@ class JobStore(Protocol):
 
         `once`: its id says what it is for, and is remembered for a week or the retention, whichever
         is longer, so that there is no second one when the first is forgotten.
-        Raises IdempotencyKeyReused, StoreFull.
+        Where it has a `timeout_seconds`, a timer that marks it as a cancel does and appends
+        `JobTimedOut`. Raises IdempotencyKeyReused, StoreFull.
         """
         ...
 
@@ -185,8 +191,10 @@ class JobStore(Protocol):
         """Write the step and all its commands, all or nothing.
 
         While the job is running `delivery` stays pending as its claim (with `requeue` a new entry
-        becomes the claim and `delivery` is answered); else `delivery` is answered. `packed_data` is
-        `step.job.data` as bytes, from a caller that has them. Raises StaleJob, LostClaim, and then nothing was written. After StoreUnavailable the same call may be repeated
+        becomes the claim and `delivery` is answered); else `delivery` is answered. So it is, and the
+        claim stays with its entry, where the event came beside what the job does (`is_beside`).
+        `packed_data` is `step.job.data` as bytes, from a caller that has them. Raises StaleJob,
+        LostClaim, and then nothing was written. After StoreUnavailable the same call may be repeated
         with the same arguments: it is applied once.
         """
         ...
@@ -244,6 +252,22 @@ class JobStore(Protocol):
         """
         ...
 
+    async def send_signal(
+        self,
+        job_id: JobId,
+        signal: SignalReceived,
+        *,
+        idempotency: IdempotencyKey | None = None,
+    ) -> None:
+        """Append the signal, numbered behind the job's earlier ones.
+
+        A key that was used before for the same request: nothing more is sent; keys are known within
+        the partition of the job. Raises JobNotFound,
+        JobIsTerminal, IdempotencyKeyReused, and TooManySignals while `MOST_WAITING` of the job are
+        on their way or kept.
+        """
+        ...
+
     async def quarantined(self, owner: str | None = None) -> list[JobId]:
         """Newest first; of one client, or of all (None)."""
         ...
@@ -293,7 +317,9 @@ class Inbox(Protocol):
     async def consumers(self, group: str) -> list[Consumer]: ...
 
     async def take_over(self, group: str, dead: str, consumer: str, room: int) -> list[Delivery]:
-        """Make up to `room` pending entries of a consumer that is not alive mine; `tries` + 1 each.
+        """Make up to `room` pending entries of a consumer that is not alive mine.
+
+        `tries` + 1 of its job for each, but for branches' events and signals that carry no run.
 
         An empty list also when `dead` is alive after all.
         """
@@ -469,6 +495,8 @@ class TaskBoard(Protocol):
     ) -> ResultAnswer:
         """Judge it as a result; where it counts, readers see it (the last 100 are kept).
 
+        The heartbeat timeout of the task, if it has one, runs anew.
+
         `checkpoint` takes the place of the task's last one; None: that stays. After the task's
         result it is stale.
         """
@@ -638,11 +666,13 @@ class WorkerDirectory(Protocol):
         *,
         stop: bool = False,
         offer_number: int | None = None,
+        can_be_matched: bool = False,
     ) -> None:
         """Free the worker's place; with `stop` it is told to stop the task.
 
         `offer_number`: of the promise this is about; a newer one of the same task is left alone.
-        With it and without `stop` the promise was not kept: who matches is told by a hint.
+        `can_be_matched`: the promise was not kept for the worker's sake, the task can be matched
+        anew at once; who matches is told by a hint.
         """
         ...
 
@@ -724,7 +754,9 @@ class Hint(_Value, frozen=True, kw_only=True):
     """Task: its type. Timer: due time. Worker: its id. Unmatched (a promise was not kept, the task
     can be matched again): `<offer number>:<task id>`."""
     places: Places | None = None
-    """Of a worker of which nothing else has changed; None: read it."""
+    """Of a worker of which nothing else has changed but `turns`; None: read it."""
+    turns: Mapping[str, float] = {}
+    """Task type -> when it got one just now."""
     task: WaitingTask | None = None
     """The task that came to the board; None: read the board."""
 
@@ -772,8 +804,9 @@ class Timers(Protocol):
     async def fire(self, partition: int, lease: Lease, limit: int = 512) -> int:
         """Turn due timers into events of their jobs; how many. Raises LostLease.
 
-        A task's dispatch or result deadline closes the task and becomes `TaskTimedOut`; a delivery
-        that was never confirmed goes back to the board; a deferred entry goes back to its lane.
+        A task's dispatch, result or heartbeat deadline closes the task and becomes `TaskTimedOut`; a
+        delivery that was never confirmed goes back to the board; a deferred entry goes back to its
+        lane; a job's own deadline marks the job and becomes `JobTimedOut`.
         """
         ...
 

@@ -121,7 +121,6 @@ class MemoryBoard(TaskBoard):
         for partition in self._tables.partitions:
             for task in list(partition.held.get(worker_id, {}).values()):
                 if task.task_id in named:
-                    task.missed_by = None
                     self._confirm(task)
                 elif task.leased_at >= began_at or task.missed_by == report:
                     continue
@@ -133,8 +132,10 @@ class MemoryBoard(TaskBoard):
         return returned
 
     def _confirm(self, task: Task) -> None:
+        task.missed_by = None
         if self._tables.clear_timer("delivery", task.job_id, task.task_id):
-            self._tables.set_timer("result", task.job_id, task.task_id, task.result_deadline)
+            due = task.late_at(task.leased_at)
+            self._tables.set_timer("result", task.job_id, task.task_id, due)
 
     async def undeliver(
         self,
@@ -191,6 +192,10 @@ class MemoryBoard(TaskBoard):
         if not (record.progress and record.progress[-1] == packed):  # else this call is a repeat
             record.progress.append(packed)
         task.checkpoint = kept
+        self._confirm(task)
+        if task.heartbeat_timeout_seconds is not None:
+            due = task.late_at(self._tables.clock.now())
+            self._tables.set_timer("result", job_id, task_id, due)
         return ResultAnswer.APPLIED
 
     async def report_event(

@@ -71,7 +71,7 @@ class RedisStorage:
         self.jobs = RedisJobs(commands, options)
         self.inbox = RedisInbox(pool, commands, options)
         self.board = RedisBoard(commands, partitions, int(options.delivery_timeout_seconds * 1000))
-        self.workers = RedisWorkers(commands)
+        self.workers = RedisWorkers(commands, options.partitions)
         self.mailbox = RedisMailbox(pool, options.block_seconds)
         self.hints = RedisHints(pool, commands)
         self.leases = RedisLeases(commands)

@@ -42,7 +42,14 @@ class Together:
                 arguments: list[Argument] = [prefix, *self._common]
                 for _, item, _ in part:
                     arguments += item
-                sent = self._commands.script(self._script, [key for key, _, _ in part], arguments)
+                try:
+                    sent = self._commands.script(
+                        self._script, [key for key, _, _ in part], arguments
+                    )
+                except Exception as error:  # noqa: BLE001 - it is the callers', who wait
+                    for _, _, answer in part:
+                        answer.set_exception(error)
+                    continue
                 sent.add_done_callback(partial(_hand_on, [answer for _, _, answer in part]))
 
 

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 --@include tasks
 --[[
-  Workers have their tasks: the one timer of each is now its result deadline, counted from the hand-out.
+  Workers have their tasks: the one timer of each is now its result deadline, counted from the hand-out,
+  or that of its heartbeat.
 
   KEYS  tasks
   ARGV  p, then for each task three: id, worker, offer number or '' (whichever)
@@ -14,9 +15,7 @@ for n = 1, #KEYS do
   if not t or t.state ~= 'leased' or t.worker ~= worker or (offer ~= '' and t.offer ~= offer) then
     answers[n] = 0
   else
-    if redis.call('ZREM', p .. 'tm', 'c/' .. t.job .. '/' .. task_id) == 1 then
-      set_timer(p, 'r', t.job, task_id, tonumber(t.leased_at) + tonumber(t.result_ms))
-    end
+    confirm(p, task_id, t)
     answers[n] = 1
   end
 end

@@ -5,7 +5,7 @@
   KEYS  job
   ARGV  p, job id, fence, origin, head, group, owner, event, fact or '',
         idempotency key or '', its fingerprint, how long to know it (s), data,
-        '1' (the id is known as long, and makes one job only) or ''
+        '1' (the id is known as long, and makes one job only) or '', deadline (ms) or ''
   Returns  {'OK'|'AGAIN'|'REUSED', job id}
 ]]
 local job, p, job_id = KEYS[1], ARGV[1], ARGV[2]
@@ -37,6 +37,13 @@ if ARGV[9] ~= '' then
 end
 if ARGV[14] ~= '' then
   redis.call('SET', made, '1', 'EX', ARGV[12])
+end
+if ARGV[15] ~= '' then
+  local timer = 'j/' .. job_id .. '/'
+  redis.call('ZADD', p .. 'tm', ARGV[15], timer)
+  if redis.call('ZRANGE', p .. 'tm', '0', '0')[1] == timer then
+    redis.call('XADD', p .. 'hint', 'MAXLEN', '~', '1000', '*', 'k', 'timer', 'v', ARGV[15])
+  end
 end
 if idempotency ~= '' then
   redis.call('HSET', idempotency, 'job', job_id, 'fingerprint', ARGV[11])
