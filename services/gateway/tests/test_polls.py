@@ -140,12 +140,7 @@ async def test_a_delivered_task_stays_with_its_worker(door: Door) -> None:
     assert await door.tasks_on_board() == 0
     view = (await door.client("GET", f"/api/jobs/{task['job_id']}")).body
     assert view["task_worker_id"] == "w"
-
-    async def is_confirmed() -> bool:
-        shown = (await door.client("GET", f"/api/jobs/{task['job_id']}")).body
-        return shown["result_deadline"] is not None
-
-    await until(is_confirmed)
+    await until(door.is_certain)
 
 
 @asynccontextmanager
@@ -200,19 +195,14 @@ def has_data(connection: socket.socket) -> bool:
 
 async def test_a_worker_that_closes_after_reading_keeps_its_task(door: Door) -> None:
     await door.register("w")
-    job = await door.job_with_task()
+    await door.job_with_task()
     async with a_raw_poll(door) as connection:
         await door.match("w")
         await until(lambda: has_data(connection))
         answer = connection.recv(65536)
 
     assert answer.startswith(b"HTTP/1.1 200")
-
-    async def is_confirmed() -> bool:
-        shown = (await door.client("GET", f"/api/jobs/{job.id}")).body
-        return shown["result_deadline"] is not None
-
-    await until(is_confirmed)
+    await until(door.is_certain)
     assert await door.tasks_on_board() == 0
 
 
