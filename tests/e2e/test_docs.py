@@ -46,6 +46,12 @@ def test_links_lead_to_files_that_exist(page_path: Path) -> None:
     assert missing == []
 
 
+def test_a_word_of_the_glossary_has_one_meaning() -> None:
+    words = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+
+    assert words[1:] == sorted(set(words[1:]))
+
+
 def test_the_code_in_the_readme_is_that_of_the_examples() -> None:
     blocks = python_blocks(ROOT / "README.md")
 
