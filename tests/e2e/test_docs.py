@@ -26,9 +26,9 @@ SOURCES = {
 }
 """All but the worker SDK, which has settings of its own."""
 EXCHANGES: list[tuple[str, str]] = re.findall(
-    r"^```bash\n(.*?)^```\n```json\n(.*?)^```$",
+    r"^```bash\n((?:(?!```).*\n)+)```\n```json\n((?:(?!```).*\n)+)```$",
     (ROOT / "docs" / "http_api.md").read_text(),
-    re.MULTILINE | re.DOTALL,
+    re.MULTILINE,
 )
 """Commands of the page, each with the answer below it."""
 
@@ -72,7 +72,7 @@ def test_the_code_of_a_page_runs_and_its_blueprints_are_valid(name: str, tmp_pat
     blueprints = [v for v in vars(module).values() if isinstance(v, StateMachineBlueprint)]
     for blueprint in blueprints:
         blueprint.validate()
-    assert len(blueprints) == {"blueprints": 4, "workers": 1, "configuration": 0}[name]
+    assert len(blueprints) == {"blueprints": 6, "workers": 1, "configuration": 0}[name]
 
 
 def test_the_table_of_settings_is_current() -> None:
@@ -175,6 +175,35 @@ def as_printed(value: Any) -> Any:
         new = {"job_id": "…", "task_id": "…", "deadline": 0}
         return {key: new.get(key, as_printed(one)) for key, one in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return value
+
+
+@pytest.mark.e2e
+async def test_the_rental_of_the_guide_is_paid_by_a_signal_and_ends_after_its_time(
+    tmp_path: Path,
+) -> None:
+    rentals: StateMachineBlueprint = module_of(ROOT / "docs" / "blueprints.md", tmp_path).rentals
+    config = Config({"API_HOST": "127.0.0.1", "API_PORT": "0", "CLIENT_TOKEN": "c"})
+    engine = OrchestratorEngine(MemoryStorage(), config)
+    engine.register_blueprint(rentals)
+    await engine.start()
+    client = Client(f"http://127.0.0.1:{engine.port}", "c")
+    try:
+        _, paid = await client.ask("POST", "/api/v1/jobs/rentals", {})
+        late = {"initial_data": {}, "timeout_seconds": 0.2}
+        _, unpaid = await client.ask("POST", "/api/v1/jobs/rentals", late)
+        path = f"/api/v1/jobs/{paid['job_id']}/signals/paid"
+        answer = await client.ask("POST", path, {"seconds": 0.2})
+        returned, timed_out = [await client.ended(job["job_id"]) for job in (paid, unpaid)]
+    finally:
+        await engine.stop()
+
+    assert answer == (202, {"status": "accepted"})
+    assert (returned["status"], returned["current_state"]) == ("finished", "returned")
+    assert returned["finished_at"] - returned["created_at"] >= 0.2
+    assert (timed_out["status"], timed_out["error_message"]) == (
+        "failed",
+        "Job timed out after 0.2 seconds.",
+    )
 
 
 async def test_the_worker_beside_its_engine_shouts(

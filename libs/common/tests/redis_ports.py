@@ -31,8 +31,8 @@ from avtomatika_core.job import JobId, TaskId
 _TASKS: Final = Script("tasks").source
 _OFFER: Final = f"""{_TASKS}
 offer_task(ARGV[1], ARGV[2], ARGV[3], {{shape = ARGV[4], meta = ARGV[5], type = ARGV[6],
-  priority = ARGV[7], payload = ARGV[8], dispatch_due = ARGV[9], result_ms = ARGV[10], branch = '',
-  checkpoint = ''}})
+  priority = ARGV[7], payload = ARGV[8], dispatch_due = ARGV[9], result_ms = ARGV[10],
+  beat_ms = '', branch = '', checkpoint = ''}})
 return 1
 """
 

@@ -20,6 +20,7 @@ from avtomatika_common.backend.ports import (
     StreamEntry,
 )
 from avtomatika_common.backend.redis import keys
+from avtomatika_common.backend.redis.scripts import script
 from avtomatika_core.job import JobId, WorkerId
 from tests.servers import redis_binaries, running_redis
 from tests.support import until
@@ -401,3 +402,22 @@ async def test_a_port_on_a_closed_connection_says_so(server: str) -> None:
 
     with pytest.raises(StoreUnavailable):
         await ports.key_values.get("shop", "k")
+
+
+# --- signals
+
+
+async def test_a_signal_whose_answer_was_lost_is_not_sent_again(ports: Ports) -> None:
+    job = await ports.job()
+    p = keys.partition(0)
+    await ports.commands.command("SADD", f"{p}live", job)
+
+    async def send(nonce: str) -> object:
+        arguments = [p, job, b"event", nonce, 100, 2, "", "", 60]
+        return await ports.commands.script(script("send_signal"), [keys.job(p, job)], arguments)
+
+    answers = [await send(nonce) for nonce in ("n1", "n1", "n2", "n1", "n3")]
+
+    assert answers == [b"OK"] * 5
+    assert await ports.commands.command("XLEN", keys.lane(p, "in", "g1")) == 3
+    assert await ports.commands.command("ZCARD", f"{keys.job(p, job)}:sig") == 2

@@ -24,7 +24,7 @@ from avtomatika_common.logs import get_logger
 from avtomatika_core.commands import Step
 from avtomatika_core.errors import IllegalTransition
 from avtomatika_core.events import Event, JobSetAside
-from avtomatika_core.job import Job, JobId, JobStatus
+from avtomatika_core.job import Job, JobId, JobStatus, SignalWait, is_beside
 from avtomatika_core.machine import step
 from avtomatika_core.outcomes import Rules
 from avtomatika_executor.begun import Begun
@@ -125,7 +125,7 @@ class Advances:
         steps, requeue = 0, False
         first = self._decided(stored, entry.event, entry.rules)
         running: Stored | None
-        if first.job is not stored.job and first.job.status is JobStatus.RUNNING:
+        if _starts_run(stored, first):
             steps = 1
             running, requeue = await self._begin(stored, first, entry)
         else:
@@ -239,6 +239,8 @@ class Advances:
     ) -> Stored | None:
         """Commit what `event` makes of the job. None: the entry is answered, nothing is to be run.
 
+        An event that came beside what the job does is written so, and runs nothing either.
+
         A stale job is loaded and decided again: a handler's outcome is applied again if its run is
         still wanted, the handler is not run again.
         """
@@ -256,7 +258,7 @@ class Advances:
                 stored = again
                 continue
             await self._report(committed, result)
-            return committed
+            return None if is_beside(stored.job, result.job) else committed
 
     @staticmethod
     def _decided(stored: Stored, event: Event, rules: Rules) -> Step:
@@ -350,6 +352,19 @@ def _log_bad_end(job: Job) -> None:
             state=job.state,
             error=job.head.error_message,
         )
+
+
+def _starts_run(stored: Stored, first: Step) -> bool:
+    """Whether a handler may begin before this step is written.
+
+    Of two signals at the same time only one starts the run they both would start: which one is, only
+    the store can say.
+    """
+    return (
+        first.job.run != stored.job.run
+        and first.job.status is JobStatus.RUNNING
+        and not isinstance(stored.job.head.wait, SignalWait)
+    )
 
 
 def _unwritten(stored: Stored, first: Step) -> Stored:

@@ -19,6 +19,7 @@ from avtomatika_core.errors import AvtomatikaError
 from avtomatika_core.events import (
     CancelRequested,
     InboxEvent,
+    SignalReceived,
     TaskEvent,
     WorkerEventArrived,
 )
@@ -71,6 +72,10 @@ class JobIsTerminal(AvtomatikaError):
 
 class ApprovalNotOpen(AvtomatikaError):
     """The job does not wait for this approval, or it was decided by somebody else first."""
+
+
+class TooManySignals(AvtomatikaError):
+    """So many signals of the job wait to be taken that it gets no more for now."""
 
 
 class IdempotencyKeyReused(AvtomatikaError):
@@ -163,7 +168,8 @@ class JobStore(Protocol):
     async def create(self, job: Job, *, idempotency: IdempotencyKey | None = None) -> Created:
         """Store a new job with its `JobCreated` event and `job_created` fact.
 
-        Raises IdempotencyKeyReused, StoreFull.
+        Where it has a `timeout_seconds`, a timer that marks it as a cancel does and appends
+        `JobTimedOut`. Raises IdempotencyKeyReused, StoreFull.
         """
         ...
 
@@ -181,8 +187,10 @@ class JobStore(Protocol):
         """Write the step and all its commands, all or nothing.
 
         While the job is running `delivery` stays pending as its claim (with `requeue` a new entry
-        becomes the claim and `delivery` is answered); else `delivery` is answered. `packed_data` is
-        `step.job.data` as bytes, from a caller that has them. Raises StaleJob, LostClaim, and then nothing was written. After StoreUnavailable the same call may be repeated
+        becomes the claim and `delivery` is answered); else `delivery` is answered. So it is, and the
+        claim stays with its entry, where the event came beside what the job does (`is_beside`).
+        `packed_data` is `step.job.data` as bytes, from a caller that has them. Raises StaleJob,
+        LostClaim, and then nothing was written. After StoreUnavailable the same call may be repeated
         with the same arguments: it is applied once.
         """
         ...
@@ -240,6 +248,22 @@ class JobStore(Protocol):
         """
         ...
 
+    async def send_signal(
+        self,
+        job_id: JobId,
+        signal: SignalReceived,
+        *,
+        idempotency: IdempotencyKey | None = None,
+    ) -> None:
+        """Append the signal, numbered behind the job's earlier ones.
+
+        A key that was used before for the same request: nothing more is sent; keys are known within
+        the partition of the job. Raises JobNotFound,
+        JobIsTerminal, IdempotencyKeyReused, and TooManySignals while `MOST_WAITING` of the job are
+        on their way or kept.
+        """
+        ...
+
     async def quarantined(self, owner: str | None = None) -> list[JobId]:
         """Newest first; of one client, or of all (None)."""
         ...
@@ -289,7 +313,9 @@ class Inbox(Protocol):
     async def consumers(self, group: str) -> list[Consumer]: ...
 
     async def take_over(self, group: str, dead: str, consumer: str, room: int) -> list[Delivery]:
-        """Make up to `room` pending entries of a consumer that is not alive mine; `tries` + 1 each.
+        """Make up to `room` pending entries of a consumer that is not alive mine.
+
+        `tries` + 1 of its job for each, but for branches' events and signals that carry no run.
 
         An empty list also when `dead` is alive after all.
         """
@@ -468,6 +494,8 @@ class TaskBoard(Protocol):
         checkpoint: Mapping[str, Any] | None,
     ) -> ResultAnswer:
         """Judge it as a result; where it counts, readers see it (the last 100 are kept).
+
+        The heartbeat timeout of the task, if it has one, runs anew.
 
         `checkpoint` takes the place of the task's last one; None: that stays. After the task's
         result it is stale.
@@ -782,8 +810,9 @@ class Timers(Protocol):
     async def fire(self, partition: int, lease: Lease, limit: int = 512) -> int:
         """Turn due timers into events of their jobs; how many. Raises LostLease.
 
-        A task's dispatch or result deadline closes the task and becomes `TaskTimedOut`; a delivery
-        that was never confirmed goes back to the board; a deferred entry goes back to its lane.
+        A task's dispatch, result or heartbeat deadline closes the task and becomes `TaskTimedOut`; a
+        delivery that was never confirmed goes back to the board; a deferred entry goes back to its
+        lane; a job's own deadline marks the job and becomes `JobTimedOut`.
         """
         ...
 

@@ -139,7 +139,8 @@ class MemoryBoard(TaskBoard):
     def _confirm(self, task: Task) -> None:
         task.missed_by = None
         if self._tables.clear_timer("delivery", task.job_id, task.task_id):
-            self._tables.set_timer("result", task.job_id, task.task_id, task.result_deadline)
+            due = task.late_at(task.leased_at)
+            self._tables.set_timer("result", task.job_id, task.task_id, due)
 
     async def undeliver(
         self,
@@ -200,6 +201,9 @@ class MemoryBoard(TaskBoard):
             record.progress.append(packed)
         task.checkpoint = kept
         self._confirm(task)
+        if task.heartbeat_timeout_seconds is not None:
+            due = task.late_at(self._tables.clock.now())
+            self._tables.set_timer("result", job_id, task_id, due)
         return ResultAnswer.APPLIED
 
     async def report_event(

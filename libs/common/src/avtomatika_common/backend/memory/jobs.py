@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from avtomatika_common import codec
 from avtomatika_common.backend.memory.tables import CLOSED, JobRecord, Tables, Task
@@ -24,10 +25,12 @@ from avtomatika_common.backend.ports import (
     Progress,
     StaleJob,
     Stored,
+    TooManySignals,
 )
 from avtomatika_common.records import pack_fact, pack_notification
 from avtomatika_core.commands import (
     CancelChild,
+    ClearDeadline,
     ClearTimer,
     CloseBranches,
     CloseTask,
@@ -42,7 +45,13 @@ from avtomatika_core.commands import (
     StartBranches,
     Step,
 )
-from avtomatika_core.events import ApprovalDecided, BranchesDone, CancelRequested, Continue
+from avtomatika_core.events import (
+    ApprovalDecided,
+    BranchesDone,
+    CancelRequested,
+    Continue,
+    SignalReceived,
+)
 from avtomatika_core.job import (
     TERMINAL,
     ApprovalWait,
@@ -55,7 +64,9 @@ from avtomatika_core.job import (
     TaskId,
     TaskWait,
     WorkerId,
+    is_beside,
 )
+from avtomatika_core.signals import MOST_WAITING
 
 _IDEMPOTENCY_SECONDS: Final = 7 * 86_400.0
 _COMMITS_PER_TURN: Final = 64
@@ -82,14 +93,19 @@ class MemoryJobs(JobStore):
             return Created(job_id=job.id, is_repeat=True)
         record = tables.new_record(job)
         fact = self._created_fact(job, record)
-        tables.add_job(job.id, record, job.origin.created_at)
+        timeout = job.origin.timeout_seconds
+        deadline = None if timeout is None else job.origin.created_at + timeout
+        tables.add_job(job.id, record, job.origin.created_at, deadline=deadline)
         if fact is not None:
             tables.add_work(tables.facts, job.id, fact)
         if idempotency is not None:
-            until = now + max(_IDEMPOTENCY_SECONDS, tables.options.retention_seconds)
-            key = (idempotency.client, idempotency.key)
-            tables.idempotency[key] = (job.id, idempotency.fingerprint, until)
+            self._remember(idempotency, job.id, now)
         return Created(job_id=job.id, is_repeat=False)
+
+    def _remember(self, idempotency: IdempotencyKey, job_id: JobId, now: float) -> None:
+        until = now + max(_IDEMPOTENCY_SECONDS, self._tables.options.retention_seconds)
+        key = (idempotency.client, idempotency.key)
+        self._tables.idempotency[key] = (job_id, idempotency.fingerprint, until)
 
     def _first_answer(self, idempotency: IdempotencyKey, now: float) -> JobId | None:
         answers = self._tables.idempotency
@@ -123,6 +139,7 @@ class MemoryJobs(JobStore):
                 data=codec.unpack_data(record.data),
                 run=record.run,
                 cancelled=record.cancelled,
+                signals=codec.unpack_signals(record.signals),
             ),
             fence=record.fence,
             next_nonce=str(self._tables.number()),
@@ -177,15 +194,22 @@ class MemoryJobs(JobStore):
             packed_data = stored.packed_data
         elif packed_data is None:
             packed_data = codec.pack_data(job.data)
+        is_new = job.signals is not stored.job.signals
+        packed_signals = codec.pack(job.signals) if is_new else record.signals
         effects = self._effects(record, stored, step)
 
         # Everything is packed, so nothing below can fail.
         record.renew_fence(stored.next_nonce)
+        record.signals = packed_signals
+        record.signals_taken = job.signals.taken
+        record.tries = 0
+        if is_beside(stored.job, job):
+            tables.answer(entry)
+            return record
         record.head = packed_head
         record.data = packed_data
         record.run = job.run
         record.cancelled = job.cancelled
-        record.tries = 0
         record.wait = head.wait.token if isinstance(head.wait, ApprovalWait) else None
         if record.status is not head.status:
             tables.set_status(record, head.status)
@@ -235,6 +259,8 @@ class MemoryJobs(JobStore):
                 return partial(tables.set_timer, "wait", job.id, command.token, command.due)
             case ClearTimer():
                 return partial(tables.clear_timer, "wait", job.id, command.token)
+            case ClearDeadline():
+                return partial(tables.clear_timer, "job", job.id, "")
             case CloseTask():
                 return partial(self._close_task, job.id, command.task_id)
             case CloseBranches():
@@ -426,6 +452,29 @@ class MemoryJobs(JobStore):
         self._tables.clear_timer("wait", job_id, token)
         event = ApprovalDecided(at=at, token=token, decision=decision)
         self._tables.append(record.group, job_id, codec.pack(event))
+
+    async def send_signal(
+        self,
+        job_id: JobId,
+        signal: SignalReceived,
+        *,
+        idempotency: IdempotencyKey | None = None,
+    ) -> None:
+        now = self._tables.clock.now()
+        if idempotency is not None and self._first_answer(idempotency, now) is not None:
+            return
+        record = self._tables.job(job_id)
+        if record is None:
+            raise JobNotFound
+        if record.status in TERMINAL:
+            raise JobIsTerminal(record.status)
+        if record.signals_sent - record.signals_taken >= MOST_WAITING:
+            raise TooManySignals
+        event = codec.pack(replace(signal, number=record.signals_sent + 1))
+        record.signals_sent += 1
+        self._tables.append(record.group, job_id, event)
+        if idempotency is not None:
+            self._remember(idempotency, job_id, now)
 
     async def quarantined(self, owner: str | None = None) -> list[JobId]:
         found: list[JobId] = []

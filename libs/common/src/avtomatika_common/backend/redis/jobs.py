@@ -22,6 +22,7 @@ from avtomatika_common.backend.ports import (
     StaleJob,
     Stored,
     StoreOptions,
+    TooManySignals,
 )
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.connection import Argument, Commands
@@ -30,6 +31,7 @@ from avtomatika_common.backend.shapes import shape_of
 from avtomatika_common.records import pack_fact, pack_notification
 from avtomatika_core.commands import (
     CancelChild,
+    ClearDeadline,
     ClearTimer,
     CloseBranches,
     CloseTask,
@@ -44,7 +46,13 @@ from avtomatika_core.commands import (
     StartBranches,
     Step,
 )
-from avtomatika_core.events import ApprovalDecided, BranchesDone, CancelRequested, JobCreated
+from avtomatika_core.events import (
+    ApprovalDecided,
+    BranchesDone,
+    CancelRequested,
+    JobCreated,
+    SignalReceived,
+)
 from avtomatika_core.job import (
     ApprovalWait,
     Branch,
@@ -56,18 +64,23 @@ from avtomatika_core.job import (
     TaskId,
     TaskWait,
     WorkerId,
+    is_beside,
 )
+from avtomatika_core.signals import MOST_WAITING
 
 _CREATE: Final = script("create_job")
 _COMMIT: Final = script("commit")
 _CANCEL: Final = script("request_cancel")
 _DECIDE: Final = script("decide_approval")
 _SETTLE: Final = script("settle_branch")
+_SIGNAL: Final = script("send_signal")
 
 _STAGE: Final = script("stage_branches")
 _BRANCHES_AT_ONCE: Final = 256
 _STAGED_SECONDS: Final = 3600
 _IDEMPOTENCY_SECONDS: Final = 7 * 86_400
+_CALLS_KNOWN: Final = 2 * MOST_WAITING
+"""Of those that sent a job a signal: a repeat of one of them sends nothing more."""
 _MODE_OF: Final = {True: "keep", False: "answer"}
 _unpack_progress: Final = msgspec.msgpack.Decoder(Progress).decode
 
@@ -98,11 +111,8 @@ class RedisJobs(JobStore):
         p = self._p(job.id)
         fence = new_fence(0, ids.new_nonce())
         fact = self._created_fact(job, fence)
-        key, fingerprint = "", ""
-        if idempotency is not None:
-            key = keys.idempotency(p, idempotency.client, idempotency.key)
-            fingerprint = idempotency.fingerprint
-        lifetime = max(_IDEMPOTENCY_SECONDS, int(self._options.retention_seconds))
+        timeout = job.origin.timeout_seconds
+        deadline = None if timeout is None else job.origin.created_at + timeout
         answer, job_id = cast(
             "list[bytes]",
             await self._commands.script(
@@ -112,13 +122,21 @@ class RedisJobs(JobStore):
                     p, job.id, fence, codec.pack(job.origin), codec.pack(job.head),
                     job.origin.group, job.origin.client.name or "",
                     codec.pack(JobCreated(at=job.origin.created_at)),
-                    fact, key, fingerprint, lifetime, codec.pack_data(job.data),
+                    fact, *self._idempotency(p, idempotency), codec.pack_data(job.data),
+                    milliseconds(deadline),
                 ],
             ),
         )  # fmt: skip
         if answer == b"REUSED":
             raise IdempotencyKeyReused
         return Created(job_id=JobId(job_id.decode()), is_repeat=answer == b"AGAIN")
+
+    def _idempotency(self, p: str, given: IdempotencyKey | None) -> tuple[Argument, ...]:
+        """Key, fingerprint, lifetime (s), as the scripts take them."""
+        lifetime = max(_IDEMPOTENCY_SECONDS, int(self._options.retention_seconds))
+        if given is None:
+            return "", "", lifetime
+        return keys.idempotency(p, given.client, given.key), given.fingerprint, lifetime
 
     def _created_fact(self, job: Job, fence: str) -> bytes:
         if not self._options.keep_facts:
@@ -131,10 +149,10 @@ class RedisJobs(JobStore):
             "list[bytes | None]",
             await self._commands.command(
                 "HMGET", keys.job(self._p(job_id), job_id),
-                "fence", "input", "head", "data", "run", "cancel", "claim", "tries",
+                "fence", "input", "head", "data", "run", "cancel", "claim", "tries", "signals",
             ),
         )  # fmt: skip
-        fence, origin, head, data, run, cancel, claim, tries = packed
+        fence, origin, head, data, run, cancel, claim, tries, signals = packed
         if fence is None or origin is None or head is None or data is None:
             return None
         job = Job(
@@ -144,6 +162,7 @@ class RedisJobs(JobStore):
             data=codec.unpack_data(data),
             run=int(run or 0),
             cancelled=cancel == b"1",
+            signals=codec.unpack_signals(signals),
         )
         return Stored(
             job=job,
@@ -173,6 +192,8 @@ class RedisJobs(JobStore):
             packed_data = codec.pack_data(job.data)
         runs_on = head.status is JobStatus.RUNNING
         mode = "requeue" if runs_on and requeue else _MODE_OF[runs_on]
+        if is_beside(stored.job, job):
+            mode = "beside"
         for command in step.commands:  # a step before it leaves the job running: it has none
             if isinstance(command, StartBranches) and len(command.branches) > _BRANCHES_AT_ONCE:
                 await self._stage(job, command, stored.next_nonce)
@@ -189,6 +210,8 @@ class RedisJobs(JobStore):
             if one.commands:
                 self._add_effects(arguments, one.job, one.commands, fence, index)
                 index += len(one.commands)
+        if job.signals is not stored.job.signals:
+            arguments += ("signals", codec.pack(job.signals), job.signals.taken)
         if job.is_terminal:
             self._add_end(arguments, job)
         answer = cast(
@@ -201,6 +224,8 @@ class RedisJobs(JobStore):
         claim = delivery.entry_id if mode == "keep" else None
         if mode == "requeue":
             claim = answer.decode()
+        elif mode == "beside":
+            claim = stored.claim
         return Stored(
             job=job,
             fence=fence,
@@ -246,6 +271,8 @@ class RedisJobs(JobStore):
                     arguments += ("timer", command.token, int(command.due * 1000))
                 case ClearTimer():
                     arguments += ("untimer", command.token)
+                case ClearDeadline():
+                    arguments.append("undeadline")
                 case CloseTask():
                     arguments += ("close", command.task_id)
                 case CloseBranches():
@@ -408,6 +435,37 @@ class RedisJobs(JobStore):
         if answer == b"CLOSED":
             raise ApprovalNotOpen
 
+    async def send_signal(
+        self,
+        job_id: JobId,
+        signal: SignalReceived,
+        *,
+        idempotency: IdempotencyKey | None = None,
+    ) -> None:
+        p = self._p(job_id)
+        answer = cast(
+            "bytes",
+            await self._commands.script(
+                _SIGNAL,
+                [keys.job(p, job_id)],
+                [
+                    p, job_id, codec.pack(signal), ids.new_nonce(), MOST_WAITING, _CALLS_KNOWN,
+                    *self._idempotency(p, idempotency),
+                ],
+            ),
+        )  # fmt: skip
+        match answer:
+            case b"OK":
+                return
+            case b"NONE":
+                raise JobNotFound
+            case b"REUSED":
+                raise IdempotencyKeyReused
+            case b"FULL":
+                raise TooManySignals
+            case _:
+                raise JobIsTerminal(answer.decode())
+
     async def quarantined(self, owner: str | None = None) -> list[JobId]:
         found: list[tuple[float, JobId]] = []
         for number in range(self._options.partitions):
@@ -478,6 +536,7 @@ def _offer(offer: OfferTask, job_id: JobId) -> tuple[Argument, ...]:
     return (
         shape, codec.pack(meta), offer.type, offer.priority, codec.pack(payload),
         milliseconds(offer.dispatch_deadline), int(offer.result_timeout_seconds * 1000),
+        milliseconds(offer.heartbeat_timeout_seconds),
         "1" if offer.is_branch else "",
         b"" if offer.checkpoint is None else codec.pack(offer.checkpoint),
     )  # fmt: skip

@@ -4,7 +4,7 @@
 
   KEYS  job
   ARGV  p, job id, fence, origin, head, group, owner, event, fact or '',
-        idempotency key or '', its fingerprint, its lifetime (s), data
+        idempotency key or '', its fingerprint, its lifetime (s), data, deadline (ms) or ''
   Returns  {'OK'|'AGAIN'|'REUSED', job id}
 ]]
 local job, p, job_id = KEYS[1], ARGV[1], ARGV[2]
@@ -32,6 +32,13 @@ if owner ~= '' then
 end
 if ARGV[9] ~= '' then
   redis.call('XADD', p .. 'facts', '*', 'd', ARGV[9])
+end
+if ARGV[14] ~= '' then
+  local timer = 'j/' .. job_id .. '/'
+  redis.call('ZADD', p .. 'tm', ARGV[14], timer)
+  if redis.call('ZRANGE', p .. 'tm', '0', '0')[1] == timer then
+    redis.call('XADD', p .. 'hint', 'MAXLEN', '~', '1000', '*', 'k', 'timer', 'v', ARGV[14])
+  end
 end
 if idempotency ~= '' then
   redis.call('HSET', idempotency, 'job', job_id, 'fingerprint', ARGV[11])
