@@ -1,19 +1,21 @@
 """The documentation is true: its code runs, its tables are current, its links lead somewhere."""
 
 import asyncio
+import json
 import re
+from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scripts.write_configuration import PAGE, WITHOUT_EFFECT_YET, page
 
-from avtomatika import MemoryStorage, OrchestratorEngine, StateMachineBlueprint
+from avtomatika import ActionFactory, MemoryStorage, OrchestratorEngine, StateMachineBlueprint
 from avtomatika.config import Config
 from avtomatika_worker import Worker
 from avtomatika_worker.config import WorkerConfig
 from tests.e2e.markdown import module_of, python_blocks
-from tests.e2e.programs import ROOT, Client
+from tests.e2e.programs import ROOT, Client, environment
 from tests.support import until
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -23,6 +25,12 @@ SOURCES = {
     for path in ROOT.glob(f"{part}/src/**/*.py")
 }
 """All but the worker SDK, which has settings of its own."""
+EXCHANGES: list[tuple[str, str]] = re.findall(
+    r"^```bash\n((?:(?!```).*\n)+)```\n```json\n((?:(?!```).*\n)+)```$",
+    (ROOT / "docs" / "http_api.md").read_text(),
+    re.MULTILINE,
+)
+"""Commands of the page, each with the answer below it."""
 
 
 @pytest.mark.parametrize("page_path", PAGES, ids=lambda path: path.name)
@@ -36,6 +44,12 @@ def test_links_lead_to_files_that_exist(page_path: Path) -> None:
     ]
 
     assert missing == []
+
+
+def test_a_word_of_the_glossary_has_one_meaning() -> None:
+    words = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+
+    assert words[1:] == sorted(set(words[1:]))
 
 
 def test_the_code_in_the_readme_is_that_of_the_examples() -> None:
@@ -148,6 +162,65 @@ async def test_the_blueprint_of_the_guide_sells_a_book(tmp_path: Path) -> None:
     assert (small["status"], small["state_history"]["sent"]) == ("finished", 1)
     assert (large["status"], large["state_history"]["total"]) == ("finished", 120)
     assert (unknown["status"], unknown["error_message"]) == ("failed", "There is no 'moon'.")
+
+
+@pytest.mark.e2e
+async def test_the_requests_of_the_worker_api_are_answered_as_its_page_says() -> None:
+    films = StateMachineBlueprint("films", api_version="v1", api_endpoint="/jobs/films")
+
+    @films.handler_for("start", is_start=True)
+    async def start(actions: ActionFactory) -> None:  # pyright: ignore[reportUnusedFunction]
+        params = {"path": "a.png", "width": 200}
+        actions.dispatch_task("resize", params, transitions={"success": "end"})
+
+    @films.handler_for("end", is_end=True)
+    async def end() -> None:  # pyright: ignore[reportUnusedFunction]
+        pass
+
+    engine = OrchestratorEngine(
+        MemoryStorage(), Config({"API_HOST": "127.0.0.1", "API_PORT": "0", "CLIENT_TOKEN": "c"})
+    )
+    engine.register_blueprint(films)
+    await engine.start()
+    door = f"http://127.0.0.1:{engine.port}"
+    client = Client(door, "c")
+    variables = {"DOOR": door}
+    answers: list[tuple[Any, Any]] = []
+    try:
+        for command, promised in EXCHANGES:
+            if "tasks/next" in command:
+                await client.ask("POST", "/api/v1/jobs/films", {})
+            answer = await answered(command, variables)
+            for task in [answer, *answer.get("tasks", ())]:
+                if "task_id" in task:
+                    variables |= {"JOB": task["job_id"], "TASK": task["task_id"]}
+            answers.append((as_printed(answer), as_printed(json.loads(promised))))
+    finally:
+        await engine.stop()
+
+    assert len(answers) == 9
+    assert [answer for answer, _ in answers] == [promised for _, promised in answers]
+
+
+async def answered(command: str, variables: dict[str, str]) -> dict[str, Any]:
+    """What a shell command prints, which is JSON."""
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", command, env={**environment(), **variables}, stdout=PIPE, stderr=PIPE
+    )
+    said, complained = await process.communicate()
+    assert process.returncode == 0, complained
+    answer: dict[str, Any] = json.loads(said)
+    return answer
+
+
+def as_printed(value: Any) -> Any:
+    """Without what differs each time."""
+    if isinstance(value, list):
+        return [as_printed(one) for one in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, dict):
+        new = {"job_id": "…", "task_id": "…", "deadline": 0}
+        return {key: new.get(key, as_printed(one)) for key, one in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return value
 
 
 @pytest.mark.e2e

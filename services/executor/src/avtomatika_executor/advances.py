@@ -24,7 +24,7 @@ from avtomatika_common.logs import get_logger
 from avtomatika_core.commands import Step
 from avtomatika_core.errors import IllegalTransition
 from avtomatika_core.events import Event, JobSetAside
-from avtomatika_core.job import JobId, JobStatus, SignalWait, is_beside
+from avtomatika_core.job import Job, JobId, JobStatus, SignalWait, is_beside
 from avtomatika_core.machine import step
 from avtomatika_core.outcomes import Rules
 from avtomatika_executor.begun import Begun
@@ -41,6 +41,7 @@ OnCommit = Callable[[Stored, Step], Awaitable[None]]
 _BACK_OFF_SECONDS = 0.5
 _DEFER_SECONDS = 2.0
 _UNREADABLE_SECONDS = 10.0
+_BAD_ENDS = {JobStatus.FAILED: "job failed", JobStatus.QUARANTINED: "job quarantined"}
 
 
 class InHand:
@@ -269,6 +270,7 @@ class Advances:
             return Step(stored.job)
 
     async def _report(self, committed: Stored, result: Step) -> None:
+        _log_bad_end(committed.job)
         if self._on_commit is not None:
             await self._on_commit(committed, result)
 
@@ -335,7 +337,21 @@ class Advances:
             return
         event = JobSetAside(at=self._clock.now(), reason=reason)
         result = step(stored.job, event, self._hosting.default_rules)
-        await self._jobs.commit(stored, result, delivery)
+        committed = await self._jobs.commit(stored, result, delivery)
+        _log_bad_end(committed.job)
+
+
+def _log_bad_end(job: Job) -> None:
+    """One line for a job that has just ended, and not well."""
+    words = _BAD_ENDS.get(job.status)
+    if words is not None:
+        log.warning(
+            words,
+            job_id=job.id,
+            blueprint=job.origin.blueprint,
+            state=job.state,
+            error=job.head.error_message,
+        )
 
 
 def _starts_run(stored: Stored, first: Step) -> bool:

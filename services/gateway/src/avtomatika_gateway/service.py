@@ -117,11 +117,20 @@ class GatewayService:
         assert self._port is not None, "the gateway does not listen yet"
         return self._port
 
+    @property
+    def address(self) -> str:
+        """The same as a URL."""
+        scheme = "http" if self._ssl_context is None else "https"
+        host = self._settings.host
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
     async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
         settings = self._settings
         self.add_routes()
         for secret in settings.default_secrets:
-            log.warning("a secret has its published default", setting=secret)
+            # The name is in the words too: an application's formatter may show nothing else.
+            words = f"{secret} is the published default: set a secret of your own"
+            log.warning(words, setting=secret)
         runner = web.AppRunner(
             self.app,
             access_log=None,
@@ -190,6 +199,7 @@ class GatewayService:
             "gateway serves clients and workers"
             if settings.enable_client_api
             else "gateway serves workers",
+            address=self.address,
             host=settings.host,
             port=self._port,
             tls=self._ssl_context is not None,

@@ -5,6 +5,7 @@ atomic operation and may be sent twice. Times are Unix seconds; whether somethin
 alive is judged by the backend's own clock. A `partition` is a number from 0; one job's keys live in one.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
@@ -432,8 +433,12 @@ class TaskBoard(Protocol):
         offer_number: int,
         worker_id: WorkerId,
         incarnation: int,
+        *,
+        until: float = math.inf,
     ) -> LeasedTask | None:
         """Take the task off the board for this worker; None: it is not there any more.
+
+        `until`: of the promise; later it is None too, for the worker's place may be another's.
 
         Until `confirm` it has the delivery timeout (5 s), then it goes back to its place.
         """
@@ -714,12 +719,18 @@ class Promise(_Value, frozen=True, kw_only=True):
     offer_number: int
 
 
+PROMISE_SECONDS: Final = 10.0
+"""How long a worker's place is kept for a task that was promised to it."""
+
+
 class Match(_Value, frozen=True, kw_only=True):
     """This poll may lease these tasks, and is used up."""
 
     poll_id: str
     worker_id: WorkerId
     incarnation: int
+    until: float
+    """So long the promises hold."""
     promises: Sequence[Promise]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -172,7 +173,8 @@ class RedisStorage:
         await self._pool.disconnect()
 
     async def flush_all(self) -> None:
-        """Delete every key of ours, and no other."""
+        """Delete every key of ours, and no other; those of one slot at once, as scripts read them."""
+        by_slot: defaultdict[bytes, set[bytes]] = defaultdict(set)
         cursor = "0"
         while True:
             reply = cast(
@@ -183,9 +185,11 @@ class RedisStorage:
             )
             cursor = cast("bytes", reply[0]).decode()
             for key in cast("list[bytes]", reply[1]):
-                await self._commands.command("UNLINK", key)
+                by_slot[key.partition(b"}")[0]].add(key)
             if cursor == "0":
                 break
+        for found in by_slot.values():
+            await self._commands.command("UNLINK", *found)
         await self._commands.command("HSET", keys.META, "partitions", self._options.partitions)
 
     async def get_job_state(self, job_id: str) -> dict[str, Any] | None:
