@@ -91,6 +91,52 @@ def test_a_setting_is_said_to_be_without_effect_just_where_nothing_reads_it(name
         assert readers
 
 
+def tomls_of(page_path: Path) -> str:
+    """The TOML on a page, as one file."""
+    return "\n".join(
+        re.findall(r"^```toml\n(.*?)^```$", page_path.read_text(), re.MULTILINE | re.DOTALL)
+    )
+
+
+@pytest.mark.e2e
+async def test_the_schedules_of_the_page_make_jobs_of_its_blueprint(tmp_path: Path) -> None:
+    guide, path = ROOT / "docs" / "schedules.md", tmp_path / "schedules.toml"
+    path.write_text(tomls_of(guide))
+    config = Config(
+        {
+            "API_HOST": "127.0.0.1",
+            "API_PORT": "0",
+            "CLIENT_TOKEN": "c",
+            "SCHEDULES_CONFIG_PATH": str(path),
+        }
+    )
+    engine = OrchestratorEngine(MemoryStorage(), config)
+    engine.register_blueprint(module_of(guide, tmp_path).report)
+    await engine.start()
+    client = Client(f"http://127.0.0.1:{engine.port}", "c")
+    schedules: dict[str, Any] = {}
+
+    async def heartbeat_ran() -> bool:
+        _, found = await client.ask("GET", "/api/schedules")
+        schedules.update({schedule["name"]: schedule for schedule in found})
+        return bool(schedules and schedules["heartbeat"]["last_job_id"])
+
+    try:
+        await until(heartbeat_ran, message="no job was made")
+        by_time = await client.ended(schedules["heartbeat"]["last_job_id"])
+        _, paused = await client.ask("POST", "/api/schedules/nightly_report/pause")
+        status, run = await client.ask("POST", "/api/schedules/nightly_report/run")
+        by_hand = await client.ended(run["job_id"])
+    finally:
+        await engine.stop()
+
+    assert set(schedules) == {"heartbeat", "nightly_report", "salaries", "office_hours"}
+    assert all(len(schedule["next"]) == 5 for schedule in schedules.values())
+    assert by_time["status"] == by_hand["status"] == "finished"
+    assert by_hand["initial_data"] == {"kind": "full"}
+    assert (paused["paused"], status) == (True, 202)
+
+
 @pytest.mark.e2e
 async def test_the_blueprint_of_the_guide_sells_a_book(tmp_path: Path) -> None:
     orders: StateMachineBlueprint = module_of(ROOT / "docs" / "blueprints.md", tmp_path).orders

@@ -50,14 +50,21 @@ class Ports:
         self.hints = RedisHints(pool, self.commands)
         self.leases = RedisLeases(self.commands)
         self.relay = RedisRelay(pool, self.commands, self.board, self.workers, options)
-        self.schedules = RedisSchedules(self.commands)
+        self.schedules = RedisSchedules(pool, self.commands, block_seconds)
         self.liveness = RedisLiveness(client, self.commands, partitions)
         self.catalogue = RedisCatalogue(pool, self.commands, block_seconds)
         self.facts = RedisWorkStream("facts", pool, self.commands, options)
         self.key_values = RedisKeyValues(self.commands)
 
     async def close(self) -> None:
-        for port in (self.mailbox, self.hints, self.relay, self.catalogue, self.facts):
+        for port in (
+            self.mailbox,
+            self.hints,
+            self.relay,
+            self.schedules,
+            self.catalogue,
+            self.facts,
+        ):
             await port.close()
         await self.commands.close()
         await self._pool.disconnect()

@@ -13,15 +13,13 @@ from libs.common.tests.redis_ports import Ports, open_ports
 from avtomatika_common.backend.ports import (
     CatalogueEntry,
     Hint,
-    Lease,
     LostLease,
-    Slot,
     StoreUnavailable,
     StreamEntry,
 )
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.scripts import script
-from avtomatika_core.job import JobId, WorkerId
+from avtomatika_core.job import WorkerId
 from tests.servers import redis_binaries, running_redis
 from tests.support import until
 
@@ -230,7 +228,7 @@ async def test_hints_go_on_after_the_connection_was_cut(ports: Ports) -> None:
     assert hints == [Hint(kind="worker", value="ann")]
 
 
-# -- leases and schedules
+# -- leases
 
 
 @pytest.mark.parametrize("name", ["scheduler", "p1/watcher"])
@@ -269,21 +267,6 @@ async def test_a_lease_runs_out_and_a_renewed_one_does_not(ports: Ports) -> None
 
 async def _is_taken_by_two(ports: Ports) -> bool:
     return await ports.leases.acquire("short", "two", 60) is not None
-
-
-async def test_a_slot_is_noted_only_under_the_lease(ports: Ports) -> None:
-    lease = await ports.leases.acquire("scheduler", "one", 60)
-    assert lease is not None
-    fired = Slot(last_run=12.5, last_job_id=JobId("j"))
-    stale = Lease(name="scheduler", holder="one", token=lease.token - 1)
-
-    before = await ports.schedules.slot("nightly")
-    await ports.schedules.end_slot("nightly", lease, fired)
-    with pytest.raises(LostLease):
-        await ports.schedules.end_slot("nightly", stale, Slot(last_run=99.0, last_job_id=None))
-
-    assert before == Slot(last_run=None, last_job_id=None)
-    assert await ports.schedules.slot("nightly") == fired
 
 
 # -- liveness

@@ -11,6 +11,7 @@ import orjson
 
 from avtomatika_core.events import InboxEvent
 from avtomatika_core.job import Branch, BranchResult, Head, JobData, Origin
+from avtomatika_core.schedule import Schedule, Standing
 from avtomatika_core.signals import NO_SIGNALS, Signals
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -23,6 +24,8 @@ unpack_origin: Final = msgspec.msgpack.Decoder(Origin).decode
 unpack_data: Final = msgspec.msgpack.Decoder(JobData).decode
 unpack_branch: Final = msgspec.msgpack.Decoder(Branch).decode
 unpack_branch_result: Final = msgspec.msgpack.Decoder(BranchResult).decode
+unpack_schedule: Final = msgspec.msgpack.Decoder(Schedule).decode
+unpack_standing: Final = msgspec.msgpack.Decoder(Standing).decode
 _unpack_signals: Final = msgspec.msgpack.Decoder(Signals).decode
 unpack_event: Final = msgspec.msgpack.Decoder(InboxEvent).decode
 

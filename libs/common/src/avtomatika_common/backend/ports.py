@@ -33,6 +33,7 @@ from avtomatika_core.job import (
     TaskId,
     WorkerId,
 )
+from avtomatika_core.schedule import Schedule, Standing
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -165,9 +166,13 @@ class JobView(_Value, frozen=True, kw_only=True):
 
 
 class JobStore(Protocol):
-    async def create(self, job: Job, *, idempotency: IdempotencyKey | None = None) -> Created:
+    async def create(
+        self, job: Job, *, idempotency: IdempotencyKey | None = None, once: bool = False
+    ) -> Created:
         """Store a new job with its `JobCreated` event and `job_created` fact.
 
+        `once`: its id says what it is for, and is remembered for a week or the retention, whichever
+        is longer, so that there is no second one when the first is forgotten.
         Where it has a `timeout_seconds`, a timer that marks it as a cancel does and appends
         `JobTimedOut`. Raises IdempotencyKeyReused, StoreFull.
         """
@@ -829,18 +834,68 @@ class Relay(Protocol):
         ...
 
 
-class Slot(_Value, frozen=True, kw_only=True):
-    """Where a schedule stands."""
+FORGOTTEN_AFTER_SECONDS: Final = 7 * 86_400.0
+"""How long it is known where a schedule stood that no file names any more."""
 
-    last_run: float | None
-    last_job_id: JobId | None
+
+class ScheduleEntry(_Value, frozen=True, kw_only=True):
+    """A schedule as its leader published it, where it stands, and what people want of it."""
+
+    schedule: Schedule
+    standing: Standing = Standing()
+    is_paused: bool = False
+    resumed_at: float | None = None
+    """When the last pause ended."""
+    asked_at: float | None = None
+    """When somebody last made a job of it out of its time."""
+    asked_job_id: JobId | None = None
+
+    @property
+    def last_run(self) -> tuple[float | None, JobId | None]:
+        """When it last ran, in its time or out of it, and the job of it."""
+        standing, asked_at = self.standing, self.asked_at
+        if asked_at is not None and (standing.last_run is None or standing.last_run < asked_at):
+            return asked_at, self.asked_job_id
+        return standing.last_run, standing.last_job_id
 
 
 class Schedules(Protocol):
-    async def slot(self, name: str) -> Slot: ...
+    """The schedules of the one who leads; anybody may read, pause and run them."""
 
-    async def end_slot(self, name: str, lease: Lease, slot: Slot) -> None:
-        """Note that `slot` was fired. Raises LostLease."""
+    async def publish(self, lease: Lease, schedules: Sequence[Schedule]) -> None:
+        """These and no others are there now. Raises LostLease."""
+        ...
+
+    async def entries(self) -> tuple[str, list[ScheduleEntry]]:
+        """All of them, by name, and the version of what people want of them."""
+        ...
+
+    async def get(self, name: str) -> ScheduleEntry | None: ...
+
+    async def changed(self, version: str) -> None:
+        """Returns when people want something else, or after the backend's block time."""
+        ...
+
+    async def begin_slot(self, name: str, lease: Lease, standing: Standing) -> bool:
+        """Note that the job of `standing.begun` is about to be made.
+
+        False: it is paused, nothing was noted. Raises LostLease.
+        """
+        ...
+
+    async def end_slot(self, name: str, lease: Lease, standing: Standing) -> None:
+        """Note where it stands: a time was made a job for, or is to wait, or is over without one.
+
+        Raises LostLease.
+        """
+        ...
+
+    async def set_paused(self, name: str, *, is_paused: bool, at: float) -> ScheduleEntry | None:
+        """How it is then; None: there is none of this name. Repeating it changes nothing."""
+        ...
+
+    async def note_asked(self, name: str, job_id: JobId, at: float) -> None:
+        """Somebody made this job of it out of its time; nothing for one that is not there."""
         ...
 
 

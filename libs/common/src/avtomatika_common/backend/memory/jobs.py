@@ -68,7 +68,7 @@ from avtomatika_core.job import (
 )
 from avtomatika_core.signals import MOST_WAITING
 
-_IDEMPOTENCY_SECONDS: Final = 7 * 86_400.0
+_REMEMBERED_SECONDS: Final = 7 * 86_400.0
 _COMMITS_PER_TURN: Final = 64
 _HELD_AT_ONCE: Final = 512
 _unpack_progress: Final = msgspec.msgpack.Decoder(Progress).decode
@@ -81,7 +81,9 @@ class MemoryJobs(JobStore):
         self._tables = tables
         self._commits = 0
 
-    async def create(self, job: Job, *, idempotency: IdempotencyKey | None = None) -> Created:
+    async def create(
+        self, job: Job, *, idempotency: IdempotencyKey | None = None, once: bool = False
+    ) -> Created:
         tables = self._tables
         now = tables.clock.now()
         tables.forget_ended(now)
@@ -89,7 +91,7 @@ class MemoryJobs(JobStore):
             first = self._first_answer(idempotency, now)
             if first is not None:
                 return Created(job_id=first, is_repeat=True)
-        if tables.job(job.id) is not None:
+        if tables.job(job.id) is not None or self._was_made(job.id, now):
             return Created(job_id=job.id, is_repeat=True)
         record = tables.new_record(job)
         fact = self._created_fact(job, record)
@@ -98,14 +100,19 @@ class MemoryJobs(JobStore):
         tables.add_job(job.id, record, job.origin.created_at, deadline=deadline)
         if fact is not None:
             tables.add_work(tables.facts, job.id, fact)
+        if once:
+            tables.made[job.id] = self._remembered_until(now)
         if idempotency is not None:
             self._remember(idempotency, job.id, now)
         return Created(job_id=job.id, is_repeat=False)
 
     def _remember(self, idempotency: IdempotencyKey, job_id: JobId, now: float) -> None:
-        until = now + max(_IDEMPOTENCY_SECONDS, self._tables.options.retention_seconds)
         key = (idempotency.client, idempotency.key)
+        until = self._remembered_until(now)
         self._tables.idempotency[key] = (job_id, idempotency.fingerprint, until)
+
+    def _remembered_until(self, now: float) -> float:
+        return now + max(_REMEMBERED_SECONDS, self._tables.options.retention_seconds)
 
     def _first_answer(self, idempotency: IdempotencyKey, now: float) -> JobId | None:
         answers = self._tables.idempotency
@@ -119,6 +126,12 @@ class MemoryJobs(JobStore):
         if fingerprint != idempotency.fingerprint:
             raise IdempotencyKeyReused
         return job_id
+
+    def _was_made(self, job_id: JobId, now: float) -> bool:
+        made = self._tables.made
+        while made and made[oldest := next(iter(made))] <= now:  # all are known equally long
+            del made[oldest]
+        return job_id in made
 
     def _created_fact(self, job: Job, record: JobRecord) -> bytes | None:
         if not self._tables.options.keep_facts:

@@ -266,6 +266,8 @@ class Tables:
         self.ends: deque[tuple[float, JobId]] = deque()
         """When ended jobs are forgotten; retention is one for all, so this is in order."""
         self.idempotency: dict[tuple[str, str], tuple[JobId, str, float]] = {}
+        self.made: dict[JobId, float] = {}
+        """Ids that make one job only, and until when that is known; oldest first."""
         self.counts: Counter[tuple[JobStatus, str | None]] = Counter()
         self.quarantined: dict[JobId, None] = {}
         """Oldest first."""

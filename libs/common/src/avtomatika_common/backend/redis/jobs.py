@@ -78,7 +78,7 @@ _SIGNAL: Final = script("send_signal")
 _STAGE: Final = script("stage_branches")
 _BRANCHES_AT_ONCE: Final = 256
 _STAGED_SECONDS: Final = 3600
-_IDEMPOTENCY_SECONDS: Final = 7 * 86_400
+_REMEMBERED_SECONDS: Final = 7 * 86_400
 _CALLS_KNOWN: Final = 2 * MOST_WAITING
 """Of those that sent a job a signal: a repeat of one of them sends nothing more."""
 _MODE_OF: Final = {True: "keep", False: "answer"}
@@ -107,7 +107,9 @@ class RedisJobs(JobStore):
     def _p(self, job_id: str) -> str:
         return self._prefixes[ids.partition_of(job_id, len(self._prefixes))]
 
-    async def create(self, job: Job, *, idempotency: IdempotencyKey | None = None) -> Created:
+    async def create(
+        self, job: Job, *, idempotency: IdempotencyKey | None = None, once: bool = False
+    ) -> Created:
         p = self._p(job.id)
         fence = new_fence(0, ids.new_nonce())
         fact = self._created_fact(job, fence)
@@ -123,7 +125,7 @@ class RedisJobs(JobStore):
                     job.origin.group, job.origin.client.name or "",
                     codec.pack(JobCreated(at=job.origin.created_at)),
                     fact, *self._idempotency(p, idempotency), codec.pack_data(job.data),
-                    milliseconds(deadline),
+                    "1" if once else "", milliseconds(deadline),
                 ],
             ),
         )  # fmt: skip
@@ -133,7 +135,7 @@ class RedisJobs(JobStore):
 
     def _idempotency(self, p: str, given: IdempotencyKey | None) -> tuple[Argument, ...]:
         """Key, fingerprint, lifetime (s), as the scripts take them."""
-        lifetime = max(_IDEMPOTENCY_SECONDS, int(self._options.retention_seconds))
+        lifetime = max(_REMEMBERED_SECONDS, int(self._options.retention_seconds))
         if given is None:
             return "", "", lifetime
         return keys.idempotency(p, given.client, given.key), given.fingerprint, lifetime

@@ -78,7 +78,7 @@ class RedisStorage:
         self.leases = RedisLeases(commands)
         self.timers = RedisTimers(commands)
         self.relay = RedisRelay(pool, commands, self.board, self.workers, options)
-        self.schedules = RedisSchedules(commands)
+        self.schedules = RedisSchedules(pool, commands, options.block_seconds)
         self.liveness = RedisLiveness(self._client, commands, partitions)
         self.catalogue = RedisCatalogue(pool, commands, options.block_seconds)
         self.facts = RedisWorkStream("facts", pool, commands, options)
@@ -165,8 +165,8 @@ class RedisStorage:
             await asyncio.gather(self._clock_task, return_exceptions=True)
             self._clock_task = None
         for port in (
-            self.inbox, self.mailbox, self.hints, self.relay, self.catalogue, self.facts,
-            self.notifications,
+            self.inbox, self.mailbox, self.hints, self.relay, self.schedules, self.catalogue,
+            self.facts, self.notifications,
         ):  # fmt: skip
             await port.close()
         await self._commands.close()
