@@ -77,6 +77,20 @@ async def test_an_earlier_deadline_wakes_the_watcher(backend: StorageBackend) ->
     assert [hint.kind for hint in hints] == ["timer"]
 
 
+async def test_only_a_time_limit_sets_a_deadline_of_an_id_that_makes_one_job(
+    backend: StorageBackend,
+) -> None:
+    await backend.jobs.create(a_job(backend), once=True)
+    assert await next_due(backend) is None
+
+    job = a_job(backend, timeout_seconds=60.0)
+    first = await backend.jobs.create(job, once=True)
+    again = await backend.jobs.create(job, once=True)
+
+    assert (first.is_repeat, again.is_repeat) == (False, True)
+    assert await next_due(backend) == pytest.approx(job.origin.created_at + 60.0, abs=0.002)
+
+
 async def test_a_job_is_created_once_with_one_deadline(backend: StorageBackend) -> None:
     job = a_job(backend, timeout_seconds=60.0)
     await backend.jobs.create(job)
