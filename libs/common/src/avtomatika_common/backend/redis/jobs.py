@@ -1,5 +1,6 @@
 """Jobs in Redis: created, loaded, committed. One round trip each."""
 
+import math
 from collections.abc import Sequence
 from typing import Final, cast
 
@@ -95,7 +96,8 @@ def next_fence(stored: Stored) -> str:
 
 
 def milliseconds(seconds: float | None) -> int | str:
-    return "" if seconds is None else int(seconds * 1000)
+    """Rounded up: no timer fires early."""
+    return "" if seconds is None else math.ceil(seconds * 1000)
 
 
 class RedisJobs(JobStore):
@@ -270,7 +272,7 @@ class RedisJobs(JobStore):
                         arguments += ("branch", offer.task_id, codec.pack(branch))
                         arguments += ("offer", offer.task_id, *_offer(offer, job.id))
                 case SetTimer():
-                    arguments += ("timer", command.token, int(command.due * 1000))
+                    arguments += ("timer", command.token, milliseconds(command.due))
                 case ClearTimer():
                     arguments += ("untimer", command.token)
                 case ClearDeadline():
@@ -346,7 +348,7 @@ class RedisJobs(JobStore):
                 arguments += ("offer", codec.pack(branch), next_id, *_offer(offer, delivery.job_id))
             case NextAttempt(branch=branch, task_id=next_id, due=due):
                 assert due is not None
-                arguments += ("retry", codec.pack(branch), next_id, int(due * 1000))
+                arguments += ("retry", codec.pack(branch), next_id, milliseconds(due))
         answer = await self._commands.script(_SETTLE, [keys.job(p, delivery.job_id)], arguments)
         if answer == b"LOST":
             raise LostClaim
