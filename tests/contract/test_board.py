@@ -278,14 +278,14 @@ async def test_timers_exist_exactly_as_long_as_the_wait(
     assert await next_due(backend) == pytest.approx(dispatched_at + 30.0, abs=0.5)
 
     await pass_time(0.03)
-    leased_at = backend.clock.now()
     leased = await lease(backend)
     assert leased is not None
-    assert await next_due(backend) == pytest.approx(leased_at + 0.1, abs=0.05)
+    assert leased.leased_at is not None
+    assert await next_due(backend) == pytest.approx(leased.leased_at + 0.1, abs=0.002)
 
     await pass_time(0.03)
     await backend.board.confirm(leased.task_id, leased.job_id, ME)
-    assert await next_due(backend) == pytest.approx(leased_at + 60.0, abs=0.02)
+    assert await next_due(backend) == pytest.approx(leased.leased_at + 60.0, abs=0.002)
 
     event = a_success(backend, leased.task_id)
     assert await backend.board.end_lease(leased.job_id, ME, event) is ResultAnswer.APPLIED
