@@ -920,9 +920,21 @@ class Backend(Protocol):
     async def close(self) -> None: ...
 
 
+class Durability(StrEnum):
+    """What an answer to the outside stands on, where the store can lose something."""
+
+    FAST = "fast"
+    """It is in the store's memory."""
+    SAFE = "safe"
+    """It is in the store's log, which goes to disk each second."""
+    STRICT = "strict"
+    """It is on disk, and on every replica there is."""
+
+
 class StoreOptions(_Value, frozen=True, kw_only=True):
     """What a backend must be told once, the same by every process of a deployment."""
 
+    durability: Durability = Durability.SAFE
     partitions: int = 1
     retention_seconds: float = 604_800
     """How long a terminal job is kept; 0: for ever."""

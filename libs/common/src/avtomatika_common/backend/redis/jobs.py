@@ -114,6 +114,7 @@ class RedisJobs(JobStore):
                     codec.pack(JobCreated(at=job.origin.created_at)),
                     fact, key, fingerprint, lifetime, codec.pack_data(job.data),
                 ],
+                outward=True,
             ),
         )  # fmt: skip
         if answer == b"REUSED":
@@ -385,6 +386,7 @@ class RedisJobs(JobStore):
                 _CANCEL,
                 [keys.job(p, job_id)],
                 [p, job_id, ids.new_nonce(), codec.pack(event)],
+                outward=True,
             ),
         )
         if answer == b"NONE":
@@ -401,7 +403,10 @@ class RedisJobs(JobStore):
         p = self._p(job_id)
         event = ApprovalDecided(at=at, token=token, decision=decision)
         answer = await self._commands.script(
-            _DECIDE, [keys.job(p, job_id)], [p, job_id, token, codec.pack(event), ids.new_nonce()]
+            _DECIDE,
+            [keys.job(p, job_id)],
+            [p, job_id, token, codec.pack(event), ids.new_nonce()],
+            outward=True,
         )
         if answer == b"NONE":
             raise JobNotFound

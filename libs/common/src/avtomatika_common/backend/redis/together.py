@@ -17,12 +17,18 @@ _MOST: Final = 64
 
 
 class Together:
-    """`common`: the arguments that stand before the items, after the prefix of their slot."""
+    """`common`: the arguments that stand before the items, after the prefix of their slot.
 
-    def __init__(self, commands: Commands, script: Script, *common: Argument) -> None:
+    `outward`: as for `Commands.script`.
+    """
+
+    def __init__(
+        self, commands: Commands, script: Script, *common: Argument, outward: bool = False
+    ) -> None:
         self._commands = commands
         self._script = script
         self._common = common
+        self._outward = outward
         self._waiting: dict[str, list[tuple[str, Sequence[Argument], asyncio.Future[Any]]]] = {}
 
     def call(self, prefix: str, key: str, *item: Argument) -> asyncio.Future[Any]:
@@ -42,7 +48,8 @@ class Together:
                 arguments: list[Argument] = [prefix, *self._common]
                 for _, item, _ in part:
                     arguments += item
-                sent = self._commands.script(self._script, [key for key, _, _ in part], arguments)
+                keys = [key for key, _, _ in part]
+                sent = self._commands.script(self._script, keys, arguments, outward=self._outward)
                 sent.add_done_callback(partial(_hand_on, [answer for _, _, answer in part]))
 
 
