@@ -60,6 +60,15 @@ class JobNotFound(AvtomatikaError):
     """No such job, or its retention is over."""
 
 
+class UnreadableJob(AvtomatikaError):
+    """The job's document cannot be decoded: a newer version wrote it, perhaps."""
+
+    def __init__(self, salvaged: "Stored", reason: str) -> None:
+        super().__init__(f"The job's document could not be read: {reason.rstrip('.')}.")
+        self.salvaged = salvaged
+        """What can be read of it, and something plain for the rest."""
+
+
 class JobIsTerminal(AvtomatikaError):
     """The job has ended already."""
 
@@ -109,6 +118,8 @@ class Stored(_Value, frozen=True, kw_only=True):
     """Part of the fence the commit of this value writes: drawn once, so that a repeat is the same."""
     tries: int = 0
     """Deliveries since the last commit."""
+    is_salvaged: bool = False
+    """Something plain stands for what could not be read: a commit replaces the whole document."""
 
 
 class Delivery(_Value, frozen=True, kw_only=True):
@@ -124,6 +135,8 @@ class Delivery(_Value, frozen=True, kw_only=True):
     partition: int
     is_branch: bool = False
     """The event belongs to a branch of a fan-out, not to the job's own wait."""
+    tries: int = 0
+    """Of a branch's event: how often it could not be handled. Of others the job knows."""
 
 
 PROGRESS_KEPT: Final = 100
@@ -166,7 +179,9 @@ class JobStore(Protocol):
         """
         ...
 
-    async def load(self, job_id: JobId) -> Stored | None: ...
+    async def load(self, job_id: JobId) -> Stored | None:
+        """Raises UnreadableJob."""
+        ...
 
     async def commit(
         self,
@@ -176,12 +191,14 @@ class JobStore(Protocol):
         *,
         packed_data: bytes | None = None,
         requeue: bool = False,
+        set_aside: str | None = None,
     ) -> Stored:
         """Write the step and all its commands, all or nothing.
 
         While the job is running `delivery` stays pending as its claim (with `requeue` a new entry
         becomes the claim and `delivery` is answered); else `delivery` is answered. `packed_data` is
-        `step.job.data` as bytes, from a caller that has them. Raises StaleJob, LostClaim, and then nothing was written. After StoreUnavailable the same call may be repeated
+        `step.job.data` as bytes, from a caller that has them. `set_aside`: the reason why `delivery`
+        becomes a dead event, with the job as it was before. Raises StaleJob, LostClaim, and then nothing was written. After StoreUnavailable the same call may be repeated
         with the same arguments: it is applied once.
         """
         ...
@@ -302,10 +319,10 @@ class Inbox(Protocol):
         """Hand the entry to another executor group; a claim follows it. Raises LostClaim."""
         ...
 
-    async def defer(self, delivery: Delivery, seconds: float) -> None:
+    async def defer(self, delivery: Delivery, seconds: float, *, failed: bool = False) -> None:
         """Deliver the entry again later, to whoever reads then; a claim follows it.
 
-        Raises LostClaim.
+        `failed`: it could not be handled, which counts as one of its tries. Raises LostClaim.
         """
         ...
 
@@ -315,6 +332,38 @@ class Inbox(Protocol):
 
     async def length(self) -> int:
         """Entries not yet answered, over all groups and partitions."""
+        ...
+
+
+DEAD_EVENTS_KEPT: Final = 1000
+"""Per partition, the newest."""
+
+
+class DeadEvent(_Value, frozen=True, kw_only=True):
+    """An inbox entry that could not be handled."""
+
+    dead_id: str
+    job_id: JobId
+    """Empty: the entry named none."""
+    reason: str
+    at: float
+    event: Mapping[str, Any] | None
+    """None: it cannot be decoded."""
+
+
+class DeadEvents(Protocol):
+    async def newest(self, limit: int) -> list[DeadEvent]: ...
+
+    async def replay(self, dead_id: str) -> bool:
+        """Put the entry back into its lane; False: there is no such dead event.
+
+        A job that was quarantined with it, and that nothing has changed since, is as it was before;
+        but not while it waited for branches, which were closed then.
+        """
+        ...
+
+    async def delete(self, dead_id: str) -> bool:
+        """Forget it; False: there is no such dead event."""
         ...
 
 
@@ -884,6 +933,8 @@ class Backend(Protocol):
     def jobs(self) -> JobStore: ...
     @property
     def inbox(self) -> Inbox: ...
+    @property
+    def dead_events(self) -> DeadEvents: ...
     @property
     def board(self) -> TaskBoard: ...
     @property

@@ -5,6 +5,7 @@ from typing import Any
 from avtomatika_common import codec
 from avtomatika_common.backend.memory.board import MemoryBoard
 from avtomatika_common.backend.memory.catalogue import MemoryCatalogue
+from avtomatika_common.backend.memory.dead import MemoryDeadEvents
 from avtomatika_common.backend.memory.hints import MemoryHints
 from avtomatika_common.backend.memory.inbox import MemoryInbox
 from avtomatika_common.backend.memory.jobs import MemoryJobs
@@ -38,6 +39,7 @@ class MemoryStorage:
         self.liveness = MemoryLiveness(on_end=self._forget)
         self.jobs = MemoryJobs(tables)
         self.inbox = MemoryInbox(tables, self.liveness)
+        self.dead_events = MemoryDeadEvents(tables)
         self.board = MemoryBoard(tables)
         self.mailbox = MemoryMailbox(tables)
         self._sockets = Sockets(self.clock, self.liveness, self.mailbox)

@@ -185,7 +185,7 @@ class RedisInbox(Inbox):
                 log.warning("inbox entry unreadable", entry=entry_id.decode(), error=str(error))
             found.append(
                 Delivery(
-                    job_id=JobId(fields.get(b"j", b"").decode()),
+                    job_id=JobId(fields.get(b"j", b"").decode(errors="replace")),
                     event=event,
                     entry_id=entry_id.decode(),
                     lane=lane,
@@ -193,6 +193,7 @@ class RedisInbox(Inbox):
                     consumer=consumer,
                     partition=number,
                     is_branch=b"b" in fields,
+                    tries=int(fields.get(b"n", 0)),
                 )
             )
         return found
@@ -238,13 +239,13 @@ class RedisInbox(Inbox):
         if not done:
             raise LostClaim
 
-    async def defer(self, delivery: Delivery, seconds: float) -> None:
+    async def defer(self, delivery: Delivery, seconds: float, *, failed: bool = False) -> None:
         done = await self._commands.script(
             _DEFER,
             [self._job(delivery)],
             [
                 keys.partition(delivery.partition), delivery.job_id, self._stream(delivery),
-                delivery.consumer, delivery.entry_id, int(seconds * 1000),
+                delivery.consumer, delivery.entry_id, int(seconds * 1000), "1" if failed else "",
             ],
         )  # fmt: skip
         if not done:

@@ -22,11 +22,14 @@ from avtomatika_common.backend.ports import (
     StaleJob,
     Stored,
     StoreOptions,
+    UnreadableJob,
 )
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.connection import Argument, Commands
 from avtomatika_common.backend.redis.scripts import script
+from avtomatika_common.backend.salvage import salvaged_job
 from avtomatika_common.backend.shapes import shape_of
+from avtomatika_common.clock import Clock
 from avtomatika_common.records import pack_fact, pack_notification
 from avtomatika_core.commands import (
     CancelChild,
@@ -86,8 +89,9 @@ def milliseconds(seconds: float | None) -> int | str:
 
 
 class RedisJobs(JobStore):
-    def __init__(self, commands: Commands, options: StoreOptions) -> None:
+    def __init__(self, commands: Commands, clock: Clock, options: StoreOptions) -> None:
         self._commands = commands
+        self._now = clock.now
         self._options = options
         self._prefixes = [keys.partition(number) for number in range(options.partitions)]
 
@@ -133,27 +137,42 @@ class RedisJobs(JobStore):
             await self._commands.command(
                 "HMGET", keys.job(self._p(job_id), job_id),
                 "fence", "input", "head", "data", "run", "cancel", "claim", "tries",
+                "status", "group", "owner",
             ),
         )  # fmt: skip
-        fence, origin, head, data, run, cancel, claim, tries = packed
+        fence, origin, head, data, run, cancel, claim, tries, status, group, owner = packed
         if fence is None or origin is None or head is None or data is None:
             return None
-        job = Job(
-            id=job_id,
-            origin=codec.unpack_origin(origin),
-            head=codec.unpack_head(head),
-            data=codec.unpack_data(data),
-            run=int(run or 0),
-            cancelled=cancel == b"1",
-        )
-        return Stored(
+        unreadable: msgspec.MsgspecError | None = None
+        try:
+            job = Job(
+                id=job_id,
+                origin=codec.unpack_origin(origin),
+                head=codec.unpack_head(head),
+                data=codec.unpack_data(data),
+                run=int(run or 0),
+                cancelled=cancel == b"1",
+            )
+        except msgspec.MsgspecError as error:
+            unreadable = error
+            job = salvaged_job(
+                job_id, origin, head, data,
+                status=(status or b"").decode(), group=(group or b"").decode(),
+                owner=(owner or b"").decode() or None, run=int(run or 0),
+                now=self._now(),
+            )  # fmt: skip
+        stored = Stored(
             job=job,
             fence=fence.decode(),
             next_nonce=ids.new_nonce(),
             packed_data=data,
             claim=claim.decode() if claim else None,
             tries=int(tries or 0),
+            is_salvaged=unreadable is not None,
         )
+        if unreadable is not None:
+            raise UnreadableJob(stored, str(unreadable)) from unreadable
+        return stored
 
     async def commit(
         self,
@@ -163,17 +182,21 @@ class RedisJobs(JobStore):
         *,
         packed_data: bytes | None = None,
         requeue: bool = False,
+        set_aside: str | None = None,
     ) -> Stored:
         job, head = step.job, step.job.head
         p = self._p(job.id)
         fence = next_fence(stored)
-        unchanged = job.data is stored.job.data
+        unchanged = job.data is stored.job.data and not stored.is_salvaged
         if unchanged:
             packed_data = stored.packed_data
         elif packed_data is None:
             packed_data = codec.pack_data(job.data)
         runs_on = head.status is JobStatus.RUNNING
         mode = "requeue" if runs_on and requeue else _MODE_OF[runs_on]
+        if set_aside is not None:
+            assert not runs_on, "the claim of a running job is not set aside"
+            mode = "dead"
         for command in step.commands:  # a step before it leaves the job running: it has none
             if isinstance(command, StartBranches) and len(command.branches) > _BRANCHES_AT_ONCE:
                 await self._stage(job, command, stored.next_nonce)
@@ -185,6 +208,10 @@ class RedisJobs(JobStore):
         ]  # fmt: skip
         if mode == "requeue":
             arguments.append(_CONTINUE)
+        if set_aside is not None:
+            arguments.append(set_aside)
+        if stored.is_salvaged:
+            arguments += ("input", codec.pack(job.origin))
         index = 0
         for one in step.in_order:
             if one.commands:
@@ -324,7 +351,10 @@ class RedisJobs(JobStore):
             raise LostClaim
 
     async def view(self, job_id: JobId) -> JobView | None:
-        stored = await self.load(job_id)
+        try:
+            stored = await self.load(job_id)
+        except UnreadableJob as error:
+            stored = error.salvaged
         if stored is None:
             return None
         p = self._p(job_id)

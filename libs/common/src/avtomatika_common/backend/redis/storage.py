@@ -19,6 +19,7 @@ from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.board import RedisBoard
 from avtomatika_common.backend.redis.catalogue import RedisCatalogue
 from avtomatika_common.backend.redis.connection import BlockingReader, Commands, own_pool
+from avtomatika_common.backend.redis.dead import RedisDeadEvents
 from avtomatika_common.backend.redis.durability import check_durability
 from avtomatika_common.backend.redis.hints import RedisHints
 from avtomatika_common.backend.redis.inbox import RedisInbox
@@ -70,8 +71,9 @@ class RedisStorage:
     def _make_ports(self) -> None:
         pool, commands, options = self._pool, self._commands, self._options
         partitions = options.partitions
-        self.jobs = RedisJobs(commands, options)
+        self.jobs = RedisJobs(commands, self.clock, options)
         self.inbox = RedisInbox(pool, commands, options)
+        self.dead_events = RedisDeadEvents(commands, partitions)
         self.board = RedisBoard(commands, partitions, int(options.delivery_timeout_seconds * 1000))
         self.workers = RedisWorkers(commands)
         self.mailbox = RedisMailbox(pool, options.block_seconds)
