@@ -14,6 +14,7 @@ import msgspec
 
 from avtomatika_common.clock import Clock
 from avtomatika_core.commands import NextAttempt, Step
+from avtomatika_core.consistency import Around, Mend
 from avtomatika_core.errors import AvtomatikaError
 from avtomatika_core.events import (
     CancelRequested,
@@ -24,6 +25,7 @@ from avtomatika_core.events import (
 from avtomatika_core.job import (
     Branch,
     BranchResult,
+    Head,
     Job,
     JobId,
     JobStatus,
@@ -822,6 +824,95 @@ class Timers(Protocol):
         ...
 
 
+class LiveJob(_Value, frozen=True, kw_only=True):
+    """A job that is listed as live."""
+
+    job_id: JobId
+    fence: str
+    head: Head | None
+    """None: there is no such job."""
+    cancelled: bool
+
+
+class LookAt(_Value, frozen=True, kw_only=True):
+    """A job to look at."""
+
+    job: LiveJob
+    since: float | None = None
+    """When something was found missing; None: nothing was."""
+    branches: tuple[TaskId, ...] = ()
+    """Open branches to look at beside those that are drawn."""
+
+
+class Seen(_Value, frozen=True, kw_only=True):
+    """What was seen beside a job."""
+
+    around: Around
+    mark: str
+    """Changes with everything that happens to the job. Empty: there is no such job."""
+    is_current: bool
+    """The job is as it was when its head was read."""
+    may_have_event: bool
+    """An event of the job that was there at `since` may not be answered yet."""
+    at: float
+
+
+OrphanKind = Literal["timer", "deferred", "quarantine", "lease", "hold"]
+
+
+class Orphan(_Value, frozen=True, kw_only=True):
+    """Something beside the jobs that belongs to none: a timer, a place of a worker …"""
+
+    kind: OrphanKind
+    name: str
+    worker_id: WorkerId | None = None
+    """Whose place it is."""
+    mark: str = ""
+    """Of two looks at the same one it is the same."""
+
+
+BRANCHES_LOOKED_AT: Final = 16
+"""Of a fan-out with more, so many are drawn at each look."""
+LOOKS_AT_ONCE: Final = 512
+"""Jobs and branches together."""
+
+
+class Inspection(Protocol):
+    """What stands beside the live jobs, for who mends what is missing. Nothing of it is urgent."""
+
+    async def live(self, partition: int, cursor: str, limit: int) -> tuple[str, Sequence[LiveJob]]:
+        """About `limit` live jobs from `cursor` on ("0": the first), and the next one ("0": all seen).
+
+        A job whose head cannot be decoded is left out.
+        """
+        ...
+
+    async def around(self, partition: int, looks: Sequence[LookAt]) -> list[Seen]:
+        """What stands beside these jobs now: in one moment, `LOOKS_AT_ONCE` at most."""
+        ...
+
+    async def mend(self, partition: int, job_id: JobId, mark: str, mend: Mend) -> bool:
+        """Carry it out, if the job's mark is still this one."""
+        ...
+
+    async def orphans(
+        self, partition: int, cursor: str, limit: int
+    ) -> tuple[str, Sequence[Orphan]]:
+        """Timers, deferred entries and the quarantine list, with a cursor as for `live`."""
+        ...
+
+    async def orphan_places(self, cursor: str, limit: int) -> tuple[str, Sequence[Orphan]]:
+        """Places that workers hold for tasks they do not have, with a cursor as for `live`.
+
+        What is still on its way to the workers' directory is none.
+        """
+        ...
+
+    async def remove(self, partition: int, orphan: Orphan) -> bool:
+        """Remove it, if it is still one; a deferred entry is delivered. A hold is of no partition."""
+        ...
+
+
 class Relay(Protocol):
     """Carries what one partition decided to where it takes effect."""
 
@@ -949,6 +1040,8 @@ class Backend(Protocol):
     def timers(self) -> Timers: ...
     @property
     def relay(self) -> Relay: ...
+    @property
+    def inspection(self) -> Inspection: ...
     @property
     def schedules(self) -> Schedules: ...
     @property

@@ -8,6 +8,7 @@ from avtomatika_common.backend.memory.catalogue import MemoryCatalogue
 from avtomatika_common.backend.memory.dead import MemoryDeadEvents
 from avtomatika_common.backend.memory.hints import MemoryHints
 from avtomatika_common.backend.memory.inbox import MemoryInbox
+from avtomatika_common.backend.memory.inspection import MemoryInspection
 from avtomatika_common.backend.memory.jobs import MemoryJobs
 from avtomatika_common.backend.memory.key_values import MemoryKeyValues
 from avtomatika_common.backend.memory.leases import MemoryLeases, MemorySchedules
@@ -48,6 +49,7 @@ class MemoryStorage:
         self.leases = MemoryLeases(self.clock)
         self.timers = MemoryTimers(tables, self.leases)
         self.relay = MemoryRelay(tables, self.board, self.workers)
+        self.inspection = MemoryInspection(tables, self.workers)
         self.schedules = MemorySchedules(self.leases)
         self.catalogue = MemoryCatalogue(tables)
         self.facts = MemoryWorkStream(tables, lambda here: here.facts, self.liveness)

@@ -121,6 +121,15 @@ class MemoryWorkers(WorkerDirectory):
             stamp=known.stamp,
         )
 
+    def kept_places(self) -> list[tuple[WorkerId, TaskId, int]]:
+        """Worker, task and number of its offer for each place whose lease is known here."""
+        return [
+            (worker_id, task_id, hold.offer_number)
+            for worker_id, known in self._registrations.items()
+            for task_id, hold in known.holds.items()
+            if hold.until == math.inf
+        ]
+
     # --- registrations
 
     async def register(

@@ -23,6 +23,7 @@ from avtomatika_common.backend.redis.dead import RedisDeadEvents
 from avtomatika_common.backend.redis.durability import check_durability
 from avtomatika_common.backend.redis.hints import RedisHints
 from avtomatika_common.backend.redis.inbox import RedisInbox
+from avtomatika_common.backend.redis.inspection import RedisInspection
 from avtomatika_common.backend.redis.jobs import RedisJobs
 from avtomatika_common.backend.redis.key_values import RedisKeyValues
 from avtomatika_common.backend.redis.leases import RedisLeases
@@ -81,6 +82,7 @@ class RedisStorage:
         self.leases = RedisLeases(commands)
         self.timers = RedisTimers(commands)
         self.relay = RedisRelay(pool, commands, self.board, self.workers, options)
+        self.inspection = RedisInspection(commands, self.workers, partitions)
         self.schedules = RedisSchedules(commands)
         self.liveness = RedisLiveness(self._client, commands, partitions)
         self.catalogue = RedisCatalogue(pool, commands, options.block_seconds)

@@ -36,6 +36,10 @@ if #read > 0 then
   -- An id is one stream's only: two lanes use the same ones.
   local token = stream .. '|' .. entry
   redis.call('HSET', p .. 'deferred', token, cmsgpack.pack({stream, unpack(fields)}))
+  if redis.call('EXISTS', KEYS[1]) == 1 then
+    redis.call('HINCRBY', KEYS[1], 'moved', 1)
+    redis.call('HINCRBY', KEYS[1], 'deferred', 1)
+  end
   set_timer(p, 'e', ARGV[2], token, now_ms() + tonumber(ARGV[6]))
 end
 answer(stream, entry)

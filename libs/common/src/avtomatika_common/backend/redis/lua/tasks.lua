@@ -2,7 +2,8 @@
   Shared by the scripts that move tasks. Included where a script says `--@include tasks`.
 
   Layout of one partition (`p` is its key prefix):
-    j:<job>         hash   input, data, head; fence run claim tries wait cancel status group owner open
+    j:<job>         hash   input, data, head; fence run claim tries wait cancel status group owner open;
+                           entries that went to another place: moved, and wait there: deferred
     j:<job>:br      hash   open branches: current task id -> Branch
     j:<job>:st      list   offers of a large fan-out that are not made yet
     j:<job>:res     hash   task id -> BranchResult of the last fan-out
