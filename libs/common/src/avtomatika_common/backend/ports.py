@@ -58,6 +58,10 @@ class LostClaim(AvtomatikaError):
     """The entry is no longer pending for this consumer: another one answers it. Nothing was written."""
 
 
+def too_many_new_jobs(group: str) -> str:
+    return f"too many new jobs of executor group {group!r} wait"
+
+
 class JobNotFound(AvtomatikaError):
     """No such job, or its retention is over."""
 
@@ -1087,6 +1091,8 @@ class StoreOptions(_Value, frozen=True, kw_only=True):
     block_seconds: float = 5.0
     """Longest wait of a blocking read."""
     delivery_timeout_seconds: float = 5.0
+    most_new_jobs: int = 1_000_000
+    """New jobs of one executor group and partition that may wait; more are refused."""
 
 
 class StorageBackend(Backend, Protocol):

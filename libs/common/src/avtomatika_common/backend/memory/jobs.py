@@ -30,7 +30,9 @@ from avtomatika_common.backend.ports import (
     Progress,
     StaleJob,
     Stored,
+    StoreFull,
     UnreadableJob,
+    too_many_new_jobs,
 )
 from avtomatika_common.backend.salvage import salvaged_job
 from avtomatika_common.records import pack_fact, pack_notification
@@ -88,6 +90,9 @@ class MemoryJobs(JobStore):
                 return Created(job_id=first, is_repeat=True)
         if tables.job(job.id) is not None:
             return Created(job_id=job.id, is_repeat=True)
+        waiting = tables.group(job.origin.group).lanes["new"]
+        if len(waiting) >= tables.options.most_new_jobs:
+            raise StoreFull(too_many_new_jobs(job.origin.group))
         record = tables.new_record(job)
         fact = self._created_fact(job, record)
         tables.add_job(job.id, record, job.origin.created_at)

@@ -41,6 +41,7 @@ _TAKE_OVER: Final = script("take_over")
 _REMOVE: Final = script("remove_consumer")
 _FORWARD: Final = script("forward_entry")
 _DEFER: Final = script("defer_entry")
+_MAKE_GROUP: Final = script("make_group")
 _SET_ASIDE: Final = script("set_aside")
 _PENDING_AT_ONCE: Final = 10_000
 
@@ -155,12 +156,7 @@ class RedisInbox(Inbox):
         """A stream holds exactly the unfinished work, so a group that vanished begins at its start."""
         if not str(error).startswith(("NOGROUP", "UNBLOCKED")):  # the stream went as we waited
             raise error
-        try:
-            await self._commands.command("XGROUP", "CREATE", stream, "g", "0", "MKSTREAM")
-        except ResponseError as other:
-            if "BUSYGROUP" not in str(other):
-                raise
-        else:
+        if await self._commands.script(_MAKE_GROUP, [stream], []):
             log.info("inbox group made", stream=stream)
 
     async def _deliveries(

@@ -21,8 +21,10 @@ from avtomatika_common.backend.ports import (
     Progress,
     StaleJob,
     Stored,
+    StoreFull,
     StoreOptions,
     UnreadableJob,
+    too_many_new_jobs,
 )
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.connection import Argument, Commands
@@ -117,12 +119,15 @@ class RedisJobs(JobStore):
                     job.origin.group, job.origin.client.name or "",
                     codec.pack(JobCreated(at=job.origin.created_at)),
                     fact, key, fingerprint, lifetime, codec.pack_data(job.data),
+                    self._options.most_new_jobs,
                 ],
                 outward=True,
             ),
         )  # fmt: skip
         if answer == b"REUSED":
             raise IdempotencyKeyReused
+        if answer == b"FULL":
+            raise StoreFull(too_many_new_jobs(job.origin.group))
         return Created(job_id=JobId(job_id.decode()), is_repeat=answer == b"AGAIN")
 
     def _created_fact(self, job: Job, fence: str) -> bytes:

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 --@include workers
 --[[
   Polls of workers are open at a gateway: each may bring as many tasks as it has room for.
