@@ -54,4 +54,4 @@ clean: down-local ## Remove .venv, caches and the suite's run files
 unit: setup ## Everything that needs no server; seconds
 	$(BIN)/pytest -n auto -m "not integration and not chaos and not e2e and not bench" $(T)
 integration: setup ## What starts servers and processes
-	$(BIN)/pytest -m "integration or chaos or e2e" $(T)
+	$(BIN)/pytest -n auto --dist loadfile -m "integration or chaos or e2e" $(T)

@@ -1,6 +1,7 @@
 """Servers for the tests that need one. Each worker of pytest-xdist has its own."""
 
 from collections.abc import Generator
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import pytest
@@ -37,6 +38,33 @@ def redis_url(redis_server: str) -> str:
     """URL of an empty Redis."""
     assert redis_answers(urlsplit(redis_server).port or 0, "FLUSHALL", "+OK")
     return redis_server
+
+
+class OneRedis:
+    """A Redis of one kind for this run, started when it is first asked for."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._url: str | None = None
+
+    @property
+    def url(self) -> str:
+        if self._url is None:
+            if not REDIS_BINARIES:
+                missing("Redis")
+            self._url = self._stack.enter_context(running_redis(max(REDIS_BINARIES.items())[1]))
+        return self._url
+
+    def __call__(self) -> str:
+        """Its URL, with nothing in it."""
+        assert redis_answers(urlsplit(self.url).port or 0, "FLUSHALL", "+OK")
+        return self.url
+
+
+@pytest.fixture(scope="session")
+def one_redis() -> Generator[OneRedis, None, None]:
+    with ExitStack() as stack:
+        yield OneRedis(stack)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from avtomatika_common.ids import new_id
 from avtomatika_core.job import JobId, TaskId, WorkerId
 from tests.contract.builders import Executor, lease, take, the_waiting_task
 from tests.contract.builders import a_task as a_request
+from tests.contract.conftest import Open
 from tests.support import promised
 
 GATEWAY = "gateway"
@@ -101,7 +102,7 @@ async def test_further_tasks_take_further_polls_the_latest_first(backend: Storag
 async def test_a_list_of_matches_never_takes_more_places_than_a_worker_has(
     backend: StorageBackend,
 ) -> None:
-    """R47"""
+    """R47."""
     await register(backend, resources={"max_concurrent_tasks": 2})
     async with backend.liveness.keep(GATEWAY):
         await poll(backend, "for five", room=5)
@@ -188,7 +189,7 @@ async def test_a_promise_that_is_not_kept_can_be_matched_again_at_once(
         await backend.workers.match([(ME, task)])
         position = await backend.hints.position("w")
 
-        await backend.workers.end_hold(ME, task.task_id, offer_number=1)
+        await backend.workers.end_hold(ME, task.task_id, offer_number=1, can_be_matched=True)
 
         hints = await news(backend, position)
         await poll(backend, "q", room=1)
@@ -258,3 +259,31 @@ async def test_whether_anything_waits_at_all_can_be_asked(backend: StorageBacken
 
     await take(backend)
     assert not await backend.board.has_waiting()
+
+
+async def test_who_matches_beside_others_tells_them_whose_turn_it_was(open_backend: Open) -> None:
+    """R52."""
+    backend = await open_backend(partitions=2)
+    await register(backend)
+    async with backend.liveness.keep(GATEWAY):
+        await poll(backend, "p", room=1)
+        position = await backend.hints.position("w")
+        began = backend.clock.now()
+
+        matched = await backend.workers.match([(ME, a_task("paint"))])
+
+        [hint] = await news(backend, position)
+    assert hint.places == matched.places[ME]
+    assert list(hint.turns) == ["paint"]
+    assert began - 0.01 <= hint.turns["paint"] <= backend.clock.now() + 0.01
+
+
+async def test_who_matches_alone_tells_nobody(backend: StorageBackend) -> None:
+    await register(backend)
+    async with backend.liveness.keep(GATEWAY):
+        await poll(backend, "p", room=1)
+        position = await backend.hints.position("w")
+
+        await backend.workers.match([(ME, a_task())])
+
+        assert await news(backend, position) == []

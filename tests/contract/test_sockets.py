@@ -58,7 +58,7 @@ async def test_without_a_live_socket_the_heartbeat_tells(backend: StorageBackend
 async def test_an_unknown_worker_is_told_nothing_and_nothing_is_stored(
     backend: StorageBackend,
 ) -> None:
-    """R64"""
+    """R64."""
     assert not await backend.workers.stop_task(ME, TASK, JOB)
 
     assert await backend.workers.to_stop(ME) == []
@@ -66,7 +66,7 @@ async def test_an_unknown_worker_is_told_nothing_and_nothing_is_stored(
 
 
 async def test_the_newest_socket_wins_wherever_it_is(backend: StorageBackend) -> None:
-    """R39"""
+    """R39."""
     await backend.workers.register(ME, a_document(), TTL)
     async with backend.liveness.keep("g"), backend.liveness.keep("h"):
         await backend.workers.claim_socket(ME, "g", "old")
@@ -81,7 +81,7 @@ async def test_the_newest_socket_wins_wherever_it_is(backend: StorageBackend) ->
 
 
 async def test_the_end_of_an_old_socket_leaves_the_new_one(backend: StorageBackend) -> None:
-    """R39"""
+    """R39."""
     await backend.workers.register(ME, a_document(), TTL)
     async with backend.liveness.keep("g"):
         await backend.workers.claim_socket(ME, "g", "old")

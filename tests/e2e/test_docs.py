@@ -58,7 +58,7 @@ def test_the_code_of_a_page_runs_and_its_blueprints_are_valid(name: str, tmp_pat
     blueprints = [v for v in vars(module).values() if isinstance(v, StateMachineBlueprint)]
     for blueprint in blueprints:
         blueprint.validate()
-    assert len(blueprints) == (4 if name == "blueprints" else 0)
+    assert len(blueprints) == {"blueprints": 4, "workers": 1, "configuration": 0}[name]
 
 
 def test_the_table_of_settings_is_current() -> None:
@@ -102,6 +102,19 @@ async def test_the_blueprint_of_the_guide_sells_a_book(tmp_path: Path) -> None:
     assert (small["status"], small["state_history"]["sent"]) == ("finished", 1)
     assert (large["status"], large["state_history"]["total"]) == ("finished", 120)
     assert (unknown["status"], unknown["error_message"]) == ("failed", "There is no 'moon'.")
+
+
+async def test_the_worker_beside_its_engine_shouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"API_HOST": "127.0.0.1", "API_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TASK_FILES_DIR", str(tmp_path))
+    module = module_of(ROOT / "docs" / "workers.md", tmp_path)
+
+    await module.in_one_process()
+
+    assert capsys.readouterr().out == "HELLO\n"
 
 
 def packer(door: str) -> Worker:

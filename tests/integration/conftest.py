@@ -1,55 +1,27 @@
-"""Sites on memory and on Redis."""
+"""Whole orchestrators on memory and on Redis; those of the SDK's tests with each way in."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import AsyncExitStack, ExitStack
-from urllib.parse import urlsplit
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
-from avtomatika import MemoryStorage, RedisStorage, StateMachineBlueprint
+from avtomatika import MemoryStorage, OrchestratorEngine, RedisStorage, StateMachineBlueprint
 from avtomatika_common.backend.ports import StorageBackend
-from tests.conftest import REDIS_BINARIES, missing
+from tests.integration import sdk_site
 from tests.integration.sites import Site, a_site
-from tests.servers import redis_answers, running_redis
 
 NewStorage = Callable[[], StorageBackend]
 OpenSite = Callable[..., Awaitable[Site]]
 
 
-class RedisOfSites:
-    """A Redis of this run, started when it is first asked for."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._url: str | None = None
-
-    @property
-    def url(self) -> str:
-        if self._url is None:
-            if not REDIS_BINARIES:
-                missing("Redis")
-            self._url = self._stack.enter_context(running_redis(max(REDIS_BINARIES.items())[1]))
-        return self._url
-
-    def empty(self) -> str:
-        """Its URL, with nothing in it."""
-        assert redis_answers(urlsplit(self.url).port or 0, "FLUSHALL", "+OK")
-        return self.url
-
-
-@pytest.fixture(scope="session")
-def redis_of_sites() -> Generator[RedisOfSites, None, None]:
-    with ExitStack() as stack:
-        yield RedisOfSites(stack)
-
-
 @pytest.fixture(params=["memory", "redis"])
 async def new_storage(
-    request: pytest.FixtureRequest, redis_of_sites: RedisOfSites
+    request: pytest.FixtureRequest, one_redis: Callable[[], str]
 ) -> AsyncGenerator[NewStorage, None]:
     """Makes storages; those of one test on Redis share it, in memory each is alone."""
-    url = redis_of_sites.empty() if request.param == "redis" else None
+    url = one_redis() if request.param == "redis" else None
     async with AsyncExitStack() as stack:
 
         def made() -> StorageBackend:
@@ -76,3 +48,17 @@ async def open_site(new_storage: NewStorage) -> AsyncGenerator[OpenSite, None]:
             return await stack.enter_async_context(site)
 
         yield opened
+
+
+@pytest.fixture(params=["memory-http", "memory-in-process", "redis-http", "redis-in-process"])
+def site(
+    request: pytest.FixtureRequest, one_redis: Callable[[], str], tmp_path: Path
+) -> sdk_site.Site:
+    backend, _, way = request.param.partition("-")
+    return sdk_site.Site(way, one_redis() if backend == "redis" else None, tmp_path)
+
+
+@pytest.fixture
+async def engine(site: sdk_site.Site) -> AsyncGenerator[OrchestratorEngine, None]:
+    async with site.engine() as engine:
+        yield engine

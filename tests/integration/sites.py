@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from avtomatika import OrchestratorEngine, StateMachineBlueprint
 from avtomatika.config import Config
-from avtomatika_common.backend.ports import StorageBackend, StoreOptions, Worker
+from avtomatika_common.backend.ports import Lease, StorageBackend, StoreOptions, Worker
 from avtomatika_common.lifecycle import running
 from avtomatika_core.job import WorkerId
 from avtomatika_gateway.service import GatewayService
@@ -109,6 +109,27 @@ def impatient(storage: StorageBackend, delivery_timeout_seconds: float) -> Stora
 
     async def opened(options: StoreOptions) -> None:
         await original(replace(options, delivery_timeout_seconds=delivery_timeout_seconds))
+
+    _replace(storage, "open", opened)
+    return storage
+
+
+def with_dispatchers(storage: StorageBackend, *partitions: int, named: str) -> StorageBackend:
+    """The storage, where only instances of that name dispatch these partitions, and no others."""
+    original = storage.open
+    theirs = {f"p{partition}/dispatcher" for partition in partitions}
+
+    async def opened(options: StoreOptions) -> None:
+        await original(options)
+        acquire = storage.leases.acquire
+
+        async def acquired(name: str, holder: str, seconds: float) -> Lease | None:
+            is_for_them = name in theirs
+            if name.endswith("/dispatcher") and is_for_them != holder.startswith(named):
+                return None
+            return await acquire(name, holder, seconds)
+
+        _replace(storage.leases, "acquire", acquired)
 
     _replace(storage, "open", opened)
     return storage

@@ -15,7 +15,9 @@ import pytest
 
 from avtomatika_common.backend.ports import Mail, Match, StoreUnavailable
 from avtomatika_core.job import WorkerId
-from tests.integration.conftest import NewStorage, OpenSite, RedisOfSites
+from tests.conftest import OneRedis
+from tests.integration.conftest import NewStorage, OpenSite
+from tests.integration.connections import a_connection, body_of, poll_request, read, send, unread
 from tests.integration.sites import SETTINGS, Site, impatient, once
 from tests.interop.blueprints import branches, one_task
 from tests.interop.door import WORKER_TOKEN, Door, ignored, result_of
@@ -39,58 +41,6 @@ async def site(open_site: OpenSite) -> Site:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that resets a connection has more time to do so than a worker has."""
     monkeypatch.setattr("avtomatika_gateway.deliveries.RESET_SECONDS", 3.0)
-
-
-# --- a poll whose connection a test can ill-treat
-
-
-def poll_request(worker_id: str = "w1", query: str = "") -> bytes:
-    return (
-        f"GET /_worker/workers/{worker_id}/tasks/next{query} HTTP/1.1\r\n"
-        f"Host: here\r\nX-Worker-Token: {WORKER_TOKEN}\r\n\r\n"
-    ).encode()
-
-
-@asynccontextmanager
-async def a_connection(port: int, keeps: int | None = None) -> AsyncGenerator[socket.socket, None]:
-    """A bare connection; the kernel `keeps` about so many bytes that were not read from it."""
-    with socket.socket() as connection:
-        if keeps is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, keeps)
-        connection.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
-        yield connection
-
-
-async def send(connection: socket.socket, data: bytes) -> None:
-    await asyncio.get_running_loop().sock_sendall(connection, data)
-
-
-async def read(connection: socket.socket, count: int) -> bytes:
-    """Exactly so many bytes."""
-    data = b""
-    async with asyncio.timeout(10):
-        while len(data) < count:
-            more = await asyncio.get_running_loop().sock_recv(connection, count - len(data))
-            assert more, "the server closed the connection"
-            data += more
-    return data
-
-
-async def unread(connection: socket.socket) -> bytes:
-    """The whole answer, which stays in the kernel."""
-    answers: list[bytes] = []
-
-    def is_whole() -> bool:
-        try:
-            answers[:] = [connection.recv(65536, socket.MSG_PEEK)]
-        except BlockingIOError:
-            return False
-        head, _, body = answers[0].partition(b"\r\n\r\n")
-        return bool(body) and body.endswith(b"}") and head.startswith(b"HTTP/1.1 200")
-
-    await until(is_whole, message="no answer")
-    return answers[0]
 
 
 # --- the moments
@@ -410,7 +360,7 @@ async def test_a_worker_that_names_its_task_keeps_it_whatever_its_connection_did
         await send(poll, poll_request())
         job_id = await door.create()
         answer = await read(poll, len(await unread(poll)))
-    task = json.loads(answer.partition(b"\r\n\r\n")[2])
+    task = body_of(answer)
     for _ in range(3):
         await heartbeat(site, current_tasks=[task["task_id"]])
 
@@ -468,11 +418,11 @@ async def door_of(process: Process, session: aiohttp.ClientSession) -> Door:
 @pytest.mark.chaos
 @pytest.mark.parametrize("new_storage", ["redis"], indirect=True)
 async def test_a_gateway_killed_between_lease_and_answer_loses_no_task(
-    site: Site, redis_of_sites: RedisOfSites, tmp_path: Path
+    site: Site, one_redis: OneRedis, tmp_path: Path
 ) -> None:
     """R5."""
     await site.door.register("w1")
-    with a_gateway("tests.integration.gateway_that_dies", redis_of_sites.url, tmp_path) as process:
+    with a_gateway("tests.integration.gateway_that_dies", one_redis.url, tmp_path) as process:
         there = await door_of(process, site.door.session)
         async with a_connection(there.port) as poll:
             await send(poll, poll_request())
@@ -489,18 +439,18 @@ async def test_a_gateway_killed_between_lease_and_answer_loses_no_task(
 @pytest.mark.chaos
 @pytest.mark.parametrize("new_storage", ["redis"], indirect=True)
 async def test_a_worker_whose_gateway_is_killed_goes_on_at_another(
-    site: Site, redis_of_sites: RedisOfSites, tmp_path: Path
+    site: Site, one_redis: OneRedis, tmp_path: Path
 ) -> None:
     here = site.door
     await here.register("w1")
-    with a_gateway("avtomatika_gateway", redis_of_sites.url, tmp_path) as process:
+    with a_gateway("avtomatika_gateway", one_redis.url, tmp_path) as process:
         there = await door_of(process, here.session)
         async with a_connection(there.port) as poll:
             await send(poll, poll_request())
             await site.polls("w1", 1)
             await here.create()
             answer = await read(poll, len(await unread(poll)))
-            held = json.loads(answer.partition(b"\r\n\r\n")[2])
+            held = body_of(answer)
             await there.stop()
         await heartbeat(site, current_tasks=[held["task_id"]])
 

@@ -1,8 +1,7 @@
 """Doors of real engines, on memory and on Redis."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import AsyncExitStack, ExitStack
-from urllib.parse import urlsplit
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
@@ -10,10 +9,8 @@ from redis.asyncio import Redis
 
 from avtomatika import MemoryStorage, OrchestratorEngine, RedisStorage
 from avtomatika.config import Config
-from tests.conftest import REDIS_BINARIES, missing
 from tests.interop.blueprints import branches, one_task, two_tasks
 from tests.interop.door import CLIENT_TOKEN, WORKER_TOKEN, Door
-from tests.servers import redis_answers, running_redis
 
 OpenDoor = Callable[..., Awaitable[Door]]
 
@@ -31,32 +28,15 @@ _SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session")
-def interop_redis() -> Generator[Callable[[], str], None, None]:
-    """URL of an empty Redis, started when it is first asked for."""
-    urls: list[str] = []
-    with ExitStack() as stack:
-
-        def url() -> str:
-            if not REDIS_BINARIES:
-                missing("Redis")
-            if not urls:
-                urls.append(stack.enter_context(running_redis(max(REDIS_BINARIES.items())[1])))
-            assert redis_answers(urlsplit(urls[0]).port or 0, "FLUSHALL", "+OK")
-            return urls[0]
-
-        yield url
-
-
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
 async def open_door(
-    request: pytest.FixtureRequest, interop_redis: Callable[[], str]
+    request: pytest.FixtureRequest, one_redis: Callable[[], str]
 ) -> AsyncGenerator[OpenDoor, None]:
     """Start an engine with these settings beside the usual ones, and come to its door.
 
     Engines that one test starts on Redis share it.
     """
-    url = interop_redis() if request.param == "redis" else None
+    url = one_redis() if request.param == "redis" else None
     async with AsyncExitStack() as stack:
 
         async def opened(**settings: str) -> Door:

@@ -28,6 +28,7 @@ from avtomatika import (
 )
 from avtomatika_common.config import Config
 from avtomatika_common.lifecycle import StartupError
+from rxon import RxonNetworkError, WorkerRegistration
 from tests.support import until
 
 FLOW = """
@@ -144,6 +145,23 @@ async def test_a_session_for_http_is_there_while_the_engine_runs() -> None:
         assert not session.closed
 
     assert session.closed
+
+
+async def test_a_workers_transport_works_from_the_start_of_the_engine_to_its_stop() -> None:
+    engine = an_engine(greeting())
+    transport = engine.transport("w")
+    registration = WorkerRegistration(worker_id="w", supported_tasks=("paint",))
+
+    with pytest.raises(RxonNetworkError, match="does not run"):
+        await transport.register(registration)
+    async with started(engine):
+        await transport.register(registration)
+        info = await engine.storage.get_worker_info("w")
+    with pytest.raises(RxonNetworkError, match="does not run"):
+        await transport.poll_task(1)
+
+    assert info is not None
+    assert info["supported_tasks"] == ["paint"]
 
 
 async def test_an_engine_starts_once_and_may_be_stopped_twice() -> None:

@@ -45,7 +45,7 @@ class Ports:
         self._partitions = partitions
         self.commands = Commands(pool)
         self.board = RedisBoard(self.commands, partitions, 5000)
-        self.workers = RedisWorkers(self.commands)
+        self.workers = RedisWorkers(self.commands, partitions)
         self.mailbox = RedisMailbox(pool, block_seconds)
         self.hints = RedisHints(pool, self.commands)
         self.leases = RedisLeases(self.commands)

@@ -568,3 +568,17 @@ async def _mail(ports: Ports) -> list[Mail]:
     while not mail:
         position, mail = await ports.mailbox.read("door", position)
     return mail
+
+
+async def test_a_worker_that_a_flush_has_half_removed_is_unknown(ports: Ports) -> None:
+    """R38. It registers between two deletions: its time is there, its document is not."""
+    await register(ports, ANN)
+    await register(ports, BOB)
+    await ports.commands.command("DEL", f"{keys.WORKERS}w:{ANN}")
+
+    assert await ports.workers.beat(ANN, {"status": "busy"}, 60) is None
+    assert await ports.workers.announce_credit(ANN, ids.new_id(), "door", FAR, 60) is None
+    assert await ports.workers.get(ANN) is None
+    assert [worker.worker_id for worker in await ports.workers.live()] == [BOB]
+    await register(ports, ANN)
+    assert {worker.worker_id for worker in await ports.workers.live()} == {ANN, BOB}

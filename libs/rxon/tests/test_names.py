@@ -94,6 +94,7 @@ def test_every_promised_constant_has_its_value() -> None:
         "TASK_STATUS_FAILURE": "failure",
         "TASK_STATUS_SUCCESS": "success",
         "WORKER_API_PREFIX": "/_worker",
+        "WORKER_ID_HEADER": "X-Worker-ID",
         "WS_ENDPOINT": "/ws",
     }
 

@@ -248,6 +248,7 @@ async def test_commands_come_over_the_socket_and_nonsense_is_passed_over() -> No
     assert commands == [WorkerCommand(command="cancel_task", task_id="t", job_id="j")]
     assert orchestrator.socket_headers["X-Worker-Token"] == "secret"
     assert orchestrator.socket_headers["X-RXON-Version"] == "1.0b2"
+    assert orchestrator.socket_headers["X-Worker-ID"] == "w"
 
 
 async def test_progress_goes_over_the_socket_while_one_is_open() -> None:

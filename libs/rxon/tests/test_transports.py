@@ -2,10 +2,11 @@
 
 import asyncio
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -90,7 +91,7 @@ async def talking_to(orchestrator: Orchestrator) -> AsyncGenerator[Transport]:
         yield transport
 
 
-async def test_each_call_goes_to_its_path_with_token_and_version() -> None:
+async def test_each_call_goes_to_its_path_with_token_version_and_who_it_is() -> None:
     ok = {"status": "ok"}
     orchestrator = Orchestrator(
         [
@@ -115,6 +116,7 @@ async def test_each_call_goes_to_its_path_with_token_and_version() -> None:
     ]
     assert {seen.headers["X-Worker-Token"] for seen in orchestrator.seen} == {"secret"}
     assert {seen.headers["X-RXON-Version"] for seen in orchestrator.seen} == {"1.0b2"}
+    assert {seen.headers["X-Worker-ID"] for seen in orchestrator.seen} == {"w"}
     assert orchestrator.seen[1].body == {"worker_id": "w", "status": "idle"}
     assert told == HeartbeatAnswer(cancel_task_ids=("t-9",))
     assert task == TaskPayload(job_id="j", task_id="t", type="resize")
@@ -200,8 +202,13 @@ async def test_nobody_there_is_a_network_error() -> None:
         pass
 
     async with connected(url) as transport:
-        with pytest.raises(RxonNetworkError):
+        with pytest.raises(RxonNetworkError) as nobody:
             await transport.send_result(RESULT)
+
+    port = url.rpartition(":")[2]
+    assert str(nobody.value) == (
+        f"POST /_worker/tasks/result: cannot connect to localhost:{port}: Connection refused"
+    )
 
 
 async def test_a_connection_dropped_in_the_middle_is_a_network_error() -> None:
@@ -223,8 +230,26 @@ async def test_a_poll_that_is_never_answered_is_a_network_error(
 
     monkeypatch.setattr("rxon.http_transport.POLL_MARGIN_SECONDS", 0.01)
     async with served(say_nothing) as url, connected(url) as transport:
-        with pytest.raises(RxonNetworkError, match="TimeoutError"):
+        with pytest.raises(RxonNetworkError, match="tasks/next: no answer in time"):
             await transport.poll_task(0.01)
+
+
+async def test_a_host_that_takes_no_connection_is_given_up_long_before_a_poll_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one that is switched off: another orchestrator may be asked meanwhile."""
+    monkeypatch.setattr("rxon.http_transport.CONNECT_SECONDS", 0.05)
+    with socket.socket() as deaf, ExitStack() as waiting:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):  # the queue of a server that accepts nothing is full after a few
+            queued = waiting.enter_context(socket.socket())
+            queued.setblocking(False)
+            queued.connect_ex(deaf.getsockname())
+        async with connected(f"http://127.0.0.1:{deaf.getsockname()[1]}") as transport:
+            async with asyncio.timeout(5):
+                with pytest.raises(RxonNetworkError, match="onnect"):
+                    await transport.poll_task(60)
 
 
 async def test_a_session_that_was_lent_is_not_closed() -> None:

@@ -96,6 +96,17 @@ def test_a_token_in_a_wrong_variable_is_not_shown() -> None:
         ("INSTALLED_MODELS", [{"version": "1"}], "INSTALLED_MODELS: Object missing required"),
         ("MAX_CONCURRENT_TASKS", 0, "MAX_CONCURRENT_TASKS must be at least 1."),
         ("LOG_LEVEL", "loud", "LOG_LEVEL must be a level such as INFO, not 'loud'."),
+        ("LOG_FORMAT", "xml", "LOG_FORMAT must be text or json, not 'xml'."),
+        ("HEARTBEAT_INTERVAL", 0.0, "HEARTBEAT_INTERVAL must be above 0 seconds."),
+        ("TASK_POLL_ERROR_DELAY", 0.0, "TASK_POLL_ERROR_DELAY must be above 0 seconds."),
+        ("RESULT_MAX_RETRIES", -1, "RESULT_MAX_RETRIES must be at least 0."),
+        ("WORKER_PORT", 70_000, "WORKER_PORT must be from 0 to 65535."),
+        ("TLS_KEY_PATH", "/no.pem", "TLS_KEY_PATH: cannot read '/no.pem': No such file or"),
+        (
+            "ORCHESTRATORS",
+            [{"url": "localhost:8080"}],
+            "The URL of orchestrator 'localhost:8080' must begin with http:// or https://.",
+        ),
     ],
 )
 def test_settings_a_worker_could_not_run_with_are_refused(

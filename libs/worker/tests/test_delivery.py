@@ -369,6 +369,7 @@ async def test_an_older_orchestrator_that_cannot_be_left_is_no_fault(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     worker = Worker(config=WorkerConfig({"WORKER_ID": "w", "WORKER_TOKEN": "s"}))
+    worker.task("work")(lambda: None)
 
     async with orchestrated(worker) as orchestrator:
         orchestrator.knows_batches = False

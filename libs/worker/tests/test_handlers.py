@@ -1,6 +1,7 @@
 """What a handler is given, and what is refused before it could ever run."""
 
 import threading
+import traceback
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -293,3 +294,34 @@ async def test_a_middleware_that_raises_fails_the_task() -> None:
     outcome = await through(handler, broken)
 
     assert outcome.error == TaskError(code="TRANSIENT_ERROR", message="no database")
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_an_error_is_logged_with_its_task_and_from_the_handlers_own_line_on(
+    in_thread: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise ConnectionError("out of luck")
+
+    async def broken_too() -> None:
+        broken()
+
+    await execute(read_handler("work", None, broken if in_thread else broken_too), SUPPLIED, FILES)
+
+    (record,) = caplog.records
+    about = vars(record)
+    assert (about["task_name"], about["task_id"], about["job_id"]) == ("work", "t-1", "j-1")
+    assert record.exc_info is not None
+    shown = [frame.name for frame in traceback.extract_tb(record.exc_info[2])]
+    assert shown == (["broken"] if in_thread else ["broken_too", "broken"])
+
+
+def test_a_misspelt_argument_is_told_what_it_may_mean() -> None:
+    def misspelt(parms: dict[str, Any]) -> None: ...
+
+    def strange(xyz: int) -> None: ...
+
+    with pytest.raises(TypeError, match=r"'parms', which .* by name\. Did you mean 'params'\?"):
+        read_handler("work", None, misspelt)
+    with pytest.raises(TypeError, match=r"'xyz', which cannot be supplied by name\. It may take"):
+        read_handler("work", None, strange)

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from avtomatika_worker import setup_logging
-from avtomatika_worker.logs import LineHandler, line_of_logger
+from avtomatika_worker.logs import Above, LineHandler, line_of_logger
 
 LOGGER = logging.getLogger("avtomatika_worker")
 
@@ -33,6 +33,17 @@ def written(log_format: str, capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.usefixtures("untouched_logger")
 def test_a_text_line_ends_with_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
     assert written("text", capsys).endswith("INFO    result delivered task_id=t-1\n")
+
+
+@pytest.mark.usefixtures("untouched_logger")
+def test_a_field_of_several_words_is_in_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging("INFO", "text")
+
+    LOGGER.warning("poll failed", extra={"error": 'no "answer"\nin time', "next_try_seconds": 5.0})
+
+    assert capsys.readouterr().err.endswith(
+        'poll failed error="no \\"answer\\"\\nin time" next_try_seconds=5.0\n'
+    )
 
 
 @pytest.mark.usefixtures("untouched_logger")
@@ -97,6 +108,29 @@ def test_log_lines_go_above_the_line_that_is_redrawn() -> None:
     assert terminal.getvalue() == (
         "\r\x1b[K1 running\r\x1b[Kregistered\n1 running\r\x1b[K2 running\r\x1b[Kstopped\n"
     )
+
+
+def test_what_is_printed_goes_above_the_line_once_it_is_a_whole_line() -> None:
+    terminal = Terminal()
+    handler = LineHandler(terminal)
+    printed = Above(terminal, handler)
+
+    handler.show("1 running")
+    printed.write("page")
+    handler.show("2 running")
+    printed.writelines([" 1", "\n"])
+    printed.write("half a line")
+    handler.handle(logging.makeLogRecord({"msg": "result delivered"}))
+    handler.show("")
+    printed.write("the end")
+
+    assert terminal.getvalue() == (
+        "\r\x1b[K1 running"
+        "\r\x1b[Kpage 1\n2 running"
+        "\r\x1b[Khalf a line\nresult delivered\n2 running"
+        "\r\x1b[Kthe end"
+    )
+    assert printed.isatty()
 
 
 @pytest.mark.usefixtures("untouched_logger")

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -106,7 +107,7 @@ async def orchestrator() -> AsyncGenerator[Orchestrator]:
             web.post("/_worker/tasks/result", one.result),
         ]
     )
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "localhost", 0).start()
     one.url = f"http://localhost:{runner.addresses[0][1]}"
@@ -233,30 +234,29 @@ async def test_a_terminal_shows_colours_and_what_goes_on(
     assert "stopped" in shown
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize(
-    ("app", "environment", "text"),
-    [
-        ("my_app", {}, "worker: --app must be module:attribute, not 'my_app'.\n"),
-        ("no_such_app:worker", {}, "worker: There is no module 'no_such_app'.\n"),
-        ("my_app:double", {}, "worker: 'double' in module 'my_app' is not a Worker.\n"),
-        (
-            "my_app:worker",
-            {"CPU_CORES": "x"},
-            "worker: CPU_CORES must be a whole number: invalid literal for int() with base 10: 'x'.\n",
-        ),
-        (
-            "my_app:worker",
-            {"WORKER_ID": "a b"},
-            "worker: Invalid WORKER_ID: 'a b'. Must be alphanumeric, underscores, or hyphens only.\n",
-        ),
-    ],
-)
-def test_what_cannot_be_run_is_said_in_one_line(
-    folder: Path, app: str, environment: dict[str, str], text: str
-) -> None:
+MISTAKES = {
+    "import_of_nothing": "import no_such_library\n",
+    "wrong_argument": """
+        from avtomatika_worker import Worker
+        worker = Worker()
+        @worker.task("work")
+        def work(parms): ...
+    """,
+    "wrong_name": """
+        from avtomatika_worker import Worker
+        worker = Worker()
+        @worker.task("do work")
+        def work(): ...
+    """,
+}
+
+
+def run_worker(folder: Path, app: str, *options: str, **environment: str) -> tuple[int, str]:
+    """Exit code and stderr of a worker that does not get far."""
+    for name, code in MISTAKES.items():
+        (folder / f"{name}.py").write_text(textwrap.dedent(code))
     run = subprocess.run(
-        [str(Path(sys.executable).with_name("worker")), "run", "--app", app],
+        [str(Path(sys.executable).with_name("worker")), "run", "--app", app, *options],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -264,8 +264,85 @@ def test_what_cannot_be_run_is_said_in_one_line(
         check=False,
         timeout=30,
     )
+    return run.returncode, run.stderr
 
-    assert (run.returncode, run.stderr) == (2, text)
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("app", "environment", "text"),
+    [
+        ("my_app", {}, "--app must be module:attribute, not 'my_app'."),
+        (
+            "no_such_app:worker",
+            {},
+            "There is no module 'no_such_app' in {folder}, nor an installed one.",
+        ),
+        ("my_app:double", {}, "'double' in module 'my_app' is not a Worker."),
+        ("my_app:worker", {"CPU_CORES": "x"}, "CPU_CORES must be a whole number, not 'x'."),
+        (
+            "my_app:worker",
+            {"WORKER_ID": "a b"},
+            "Invalid WORKER_ID: 'a b'. Must be alphanumeric, underscores, or hyphens only.",
+        ),
+        (
+            "my_app:worker",
+            {"TLS_CA_PATH": "no.pem"},
+            "TLS_CA_PATH: cannot read 'no.pem': No such file or directory.",
+        ),
+        (
+            "my_app:worker",
+            {"TLS_CA_PATH": "my_app.py"},
+            "TLS_CA_PATH, TLS_CERT_PATH and TLS_KEY_PATH must be PEM files of",
+        ),
+        (
+            "wrong_argument:worker",
+            {},
+            "{folder}/wrong_argument.py, line 4: The handler of task 'work' takes 'parms', which",
+        ),
+        (
+            "wrong_name:worker",
+            {},
+            "{folder}/wrong_name.py, line 4: Invalid task name: 'do work'. Must be",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_one_line(
+    folder: Path, app: str, environment: dict[str, str], text: str
+) -> None:
+    code, said = run_worker(folder, app, **environment)
+
+    assert code == 2
+    assert said.startswith(f"worker: {text.format(folder=folder)}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.integration
+def test_a_module_that_raises_is_shown_from_its_own_line_on(folder: Path) -> None:
+    code, said = run_worker(folder, "import_of_nothing:worker")
+
+    assert code == 2
+    assert said == textwrap.dedent(
+        f"""\
+        Traceback (most recent call last):
+          File "{folder}/import_of_nothing.py", line 1, in <module>
+            import no_such_library
+        ModuleNotFoundError: No module named 'no_such_library'
+        worker: Module 'import_of_nothing' cannot be imported.
+        """
+    )
+
+
+@pytest.mark.integration
+def test_a_port_that_is_taken_is_said_in_one_line(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, said = run_worker(folder, "my_app:worker", "--health-check", WORKER_PORT=port)
+
+    assert code == 2
+    assert said == (
+        f"worker: WORKER_PORT: cannot listen on port {port}: Address already in use."
+        " Set it to a free one.\n"
+    )
 
 
 class Once:

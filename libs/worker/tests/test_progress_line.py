@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -58,8 +59,16 @@ def test_the_line_is_never_wider_than_the_terminal() -> None:
     assert line.endswith("…")
 
 
-async def test_a_worker_draws_while_a_task_runs() -> None:
-    terminal = io.StringIO()
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+async def test_a_worker_draws_while_a_task_runs_below_what_it_prints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
     worker = Worker(config=WorkerConfig({"WORKER_ID": "w", "WORKER_TOKEN": "s"}))
     orchestrator = ScriptedOrchestrator("w")
     go_on = asyncio.Event()
@@ -68,6 +77,7 @@ async def test_a_worker_draws_while_a_task_runs() -> None:
     async def resize(send_progress: Callable[..., Awaitable[None]]) -> None:
         await send_progress(0.5, "half")
         await go_on.wait()
+        print("done")  # noqa: T201 - as users do
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(
@@ -79,4 +89,6 @@ async def test_a_worker_draws_while_a_task_runs() -> None:
         await given.ended()
         worker.stop()
 
+    assert "half\r\x1b[Kdone\n1 running" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r\x1b[K")
+    assert sys.stdout is terminal

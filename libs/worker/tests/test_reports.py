@@ -221,7 +221,26 @@ async def test_an_orchestrator_cancels_its_own_tasks_only() -> None:
         worker.stop()
 
     assert ended.status == "success"
-    assert [beat.current_tasks for beat in other.heartbeats if beat.current_tasks] == []
+
+
+async def test_every_orchestrator_is_told_of_all_tasks_in_hand() -> None:
+    """Two addresses may be doors of one orchestrator, which takes back what is not named."""
+    worker = a_worker()
+    worker.config.TASK_POLL_TIMEOUT = 0.01
+    owner, other = ScriptedOrchestrator("w"), ScriptedOrchestrator("w")
+    go_on = asyncio.Event()
+
+    @worker.task("work")
+    async def work() -> None:
+        await go_on.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(worker.work_for([({"url": "a"}, owner), ({"url": "b"}, other)]))
+        given = owner.give("work")
+        await until(lambda: any(given.task_id in (b.current_tasks or ()) for b in other.heartbeats))
+        go_on.set()
+        await given.ended()
+        worker.stop()
 
 
 async def test_a_socket_that_ends_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:

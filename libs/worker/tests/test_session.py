@@ -15,7 +15,12 @@ def refused(status: int, retry_after: float | None = None) -> RequestRefused:
 
 
 def a_session(
-    *weights: int, places: int = 4, in_turn: bool = False, draw: float = 0.5, known: bool = True
+    *weights: int,
+    places: int = 4,
+    in_turn: bool = False,
+    one_by_one: bool = False,
+    draw: float = 0.5,
+    known: bool = True,
 ) -> Session:
     """Its orchestrators are known to us; chance draws `draw` each time."""
     session = Session(
@@ -25,6 +30,7 @@ def a_session(
             heartbeat_seconds=15, pause_seconds=5, result_pause_seconds=1, result_retries=2
         ),
         in_turn=in_turn,
+        one_by_one=one_by_one,
         draw=lambda: draw,
     )
     for peer in session.peers:
@@ -38,10 +44,25 @@ def asked(session: Session, now: float = 0.0, taken: int = 0) -> str | None:
     return None if ask is None else ask.peer.orchestrator.url
 
 
+def opened(session: Session, taken: int = 0) -> Ask | None:
+    """The next poll, which is open from now on."""
+    ask = session.next_poll(0.0, taken)
+    if ask is not None:
+        session.poll_began(ask)
+    return ask
+
+
 def test_a_worker_asks_for_as_many_tasks_as_it_has_places() -> None:
     session = a_session(places=4)
 
     assert session.next_poll(0.0, taken=1) == Ask(session.peers[0], 3)
+
+
+def test_where_what_may_come_depends_on_what_runs_tasks_come_one_by_one() -> None:
+    session = a_session(places=4, one_by_one=True)
+
+    assert session.next_poll(0.0, taken=1) == Ask(session.peers[0], 1)
+    assert session.most_with_results(session.peers[0], 0.0, taken=1) == 0
 
 
 def test_a_worker_that_is_full_asks_for_nothing() -> None:
@@ -86,6 +107,83 @@ def test_in_turn_everybody_is_asked_by_weight() -> None:
     session = a_session(2, 1, in_turn=True)
 
     assert [asked(session) for _ in range(6)] == ["o0", "o1", "o0", "o0", "o1", "o0"]
+
+
+def test_in_turn_each_has_a_poll_of_its_own_for_its_share_of_the_places() -> None:
+    session = a_session(2, 1, places=6, in_turn=True)
+    first, second = session.peers
+
+    asks = [opened(session) for _ in range(3)]
+
+    assert asks == [Ask(first, 4), Ask(second, 2), None]
+
+
+def test_who_brought_nothing_is_asked_for_one_task_only() -> None:
+    session = a_session(1, 1, places=6, in_turn=True)
+    first, second = session.peers
+    for brought in (0, 3):
+        ask = opened(session)
+        assert ask is not None
+        session.poll_ended(ask, brought)
+
+    assert [opened(session), opened(session)] == [Ask(first, 1), Ask(second, 5)]
+
+
+def test_who_is_alone_is_asked_for_all_whatever_it_brought() -> None:
+    session = a_session(places=6, in_turn=True)
+    ask = opened(session)
+    assert ask is not None
+    session.poll_ended(ask, 0)
+
+    assert opened(session) == Ask(session.peers[0], 6)
+
+
+def test_who_has_not_registered_us_yet_keeps_its_share() -> None:
+    session = a_session(1, 1, places=6, in_turn=True, known=False)
+    first, second = session.peers
+    session.registered(first)
+
+    assert opened(session) == Ask(first, 3)
+    session.registered(second)
+    assert opened(session) == Ask(second, 3)
+
+
+def test_who_does_not_answer_has_no_share() -> None:
+    session = a_session(1, 1, places=6, in_turn=True)
+    first, second = session.peers
+    session.poll_failed(second, AWAY, now=0.0)
+
+    assert opened(session) == Ask(first, 6)
+
+
+def test_who_hands_out_one_task_at_a_time_is_asked_for_one() -> None:
+    session = a_session(1, 1, places=6, in_turn=True)
+    first, second = session.peers
+    first.knows_batches = False
+
+    assert [opened(session), opened(session)] == [Ask(first, 1), Ask(second, 5)]
+
+
+def test_with_fewer_places_than_orchestrators_one_waits_for_the_other() -> None:
+    session = a_session(1, 1, places=1, in_turn=True)
+    first, second = session.peers
+
+    ask = opened(session)
+    assert (ask, opened(session)) == (Ask(first, 1), None)
+    assert ask is not None
+    session.poll_ended(ask, 0)
+
+    assert opened(session) == Ask(second, 1)
+
+
+def test_where_one_goes_first_one_poll_is_open_at_a_time() -> None:
+    session = a_session(1, 1, places=6)
+    ask = opened(session)
+    assert ask is not None
+
+    assert session.next_poll(0.0, taken=0) is None
+    session.poll_ended(ask, None)
+    assert session.next_poll(0.0, taken=0) == ask
 
 
 def test_tasks_come_back_with_results_for_the_places_these_leave() -> None:

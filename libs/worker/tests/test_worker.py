@@ -60,6 +60,12 @@ class Scripted(MockTransport):
         self.result_attempts = 0
         self.batches: list[int] = []
         self.knows_no_batches = False
+        self.can_be_left = True
+
+    async def leave(self) -> None:
+        if not self.can_be_left:
+            raise refused(404)
+        await super().leave()
 
     @property
     def polls(self) -> int:
@@ -197,14 +203,71 @@ async def test_the_registration_says_who_comes_and_what_it_can() -> None:
     assert registration.cost_per_second == 0.5
 
 
-async def test_a_registration_that_fails_is_tried_again() -> None:
+def test_a_worker_without_a_name_takes_the_one_its_transports_are_made_for() -> None:
+    nameless = {name: value for name, value in SETTINGS.items() if name != "WORKER_ID"}
+
+    taken = Worker(
+        config=WorkerConfig(nameless), clients=[({"url": "a"}, MockTransport("w1", "secret"))]
+    )
+    kept = Worker(config=a_config(), clients=[({"url": "a"}, MockTransport("w1", "secret"))])
+    drawn = Worker(
+        config=WorkerConfig(nameless),
+        clients=[({"url": name}, MockTransport(name, "secret")) for name in ("a", "b")],
+    )
+
+    assert (taken.worker_id, kept.worker_id) == ("w1", "w")
+    assert drawn.worker_id.startswith("worker-")
+
+
+async def test_nobody_is_warned_of_a_token_that_is_not_used(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tokenless = {name: value for name, value in SETTINGS.items() if name != "WORKER_TOKEN"}
+
+    async with working(a_worker(Scripted(), config=WorkerConfig(tokenless))):
+        pass
+
+    assert "WORKER_TOKEN" not in caplog.text
+
+
+async def test_a_registration_that_fails_is_tried_again_and_says_what_to_do(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     transport = Scripted()
-    transport.register_errors = [RxonNetworkError("away"), refused(409), RxonAuthError("no")]
+    transport.register_errors = [
+        RxonNetworkError("away"),
+        RxonAuthError("no"),
+        refused(404),
+        refused(409),
+    ]
 
     async with working(a_worker(transport)):
         await until(lambda: transport.registered)
 
     assert transport.register_errors == []
+    failed = [vars(one) for one in caplog.records if one.message == "registration failed"]
+    assert [one.get("hint") for one in failed] == [
+        "check that it runs, and its URL",
+        "set WORKER_TOKEN to a token this orchestrator knows",
+        "no orchestrator takes workers there: check its URL",
+        None,
+    ]
+
+
+async def test_a_worker_says_who_it_is_before_anybody_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    worker = a_worker(Scripted())
+    worker.task("resize")(lambda: None)
+
+    async with working(worker), working(a_worker(Scripted())):
+        pass
+
+    started, idle = (vars(one) for one in caplog.records if one.message == "started")
+    assert (started["worker_id"], started["tasks"], started["places"]) == ("w", "resize", 10)
+    assert (idle["tasks"], idle["orchestrators"]) == ("", "a")
+    assert caplog.text.count("no tasks are registered") == 1
 
 
 @pytest.mark.parametrize("call", ["poll_errors", "heartbeat_errors"])
@@ -221,6 +284,20 @@ async def test_a_worker_that_is_not_known_any_more_registers_again(call: str) ->
         await until(lambda: len(transport.registered) == 2)
         transport.push_task(a_task("t-2"))
         await until(lambda: len(transport.results) == 2)
+
+
+async def test_a_worker_that_registers_again_asks_again() -> None:
+    """R38. Nobody knows of the poll from before."""
+    transport = Scripted()
+    worker = a_worker(transport)
+    worker.task("work")(lambda: None)
+
+    async with working(worker):
+        await until(lambda: transport.polls and transport.heartbeats)
+        polls = transport.polls
+        transport.heartbeat_errors.append(refused(404))
+        await until(lambda: len(transport.registered) == 2)
+        await until(lambda: transport.polls > polls)
 
 
 async def test_a_heartbeat_that_fails_does_not_register_again() -> None:
@@ -424,9 +501,13 @@ async def test_a_worker_that_stops_finishes_what_is_in_hand() -> None:
     assert {heartbeat.status for heartbeat in transport.heartbeats[seen:]} == {"draining"}
 
 
+@pytest.mark.parametrize("can_be_left", [True, False])
 @pytest.mark.parametrize("in_thread", [False, True])
-async def test_a_task_that_does_not_end_in_time_is_left_to_another_worker(in_thread: bool) -> None:
+async def test_a_task_that_does_not_end_in_time_is_left_to_another_worker(
+    in_thread: bool, can_be_left: bool
+) -> None:
     transport = Scripted()
+    transport.can_be_left = can_be_left
     worker = a_worker(transport, config=a_config(SHUTDOWN_TIMEOUT=0.02))
     go_on = threading.Event()
     started = False
@@ -448,14 +529,9 @@ async def test_a_task_that_does_not_end_in_time_is_left_to_another_worker(in_thr
         await until(lambda: started)
     go_on.set()
 
-    assert transport.results == [
-        result(
-            "failure",
-            error=TaskError(
-                code="TRANSIENT_ERROR", message="The worker stopped before the task ended."
-            ),
-        )
-    ]
+    stopped = TaskError(code="TRANSIENT_ERROR", message="The worker stopped before the task ended.")
+    assert transport.has_left == can_be_left
+    assert transport.results == ([] if can_be_left else [result("failure", error=stopped)])
 
 
 async def test_the_hot_cache_is_told_at_once() -> None:
@@ -524,6 +600,15 @@ async def test_the_second_orchestrator_is_asked_only_while_the_first_fails() -> 
     assert second.polls == asked
 
 
+async def test_after_a_failed_poll_the_next_orchestrator_is_asked_at_once() -> None:
+    first, second = Scripted(), Scripted()
+    first.poll_errors = [RxonNetworkError("away")] * 1000
+    worker = a_worker(first, second, config=a_config(IDLE_POLL_DELAY=60.0))
+
+    async with working(worker):
+        await until(lambda: second.polls)
+
+
 async def test_a_task_that_is_cancelled_before_it_could_start_never_runs() -> None:
     transport = Scripted()
     worker = Worker(
@@ -557,6 +642,20 @@ async def test_round_robin_asks_in_turn() -> None:
         await until(lambda: first.polls + second.polls >= 20)
 
     assert abs(first.polls - second.polls) <= 2
+
+
+async def test_in_turn_a_task_does_not_wait_for_the_poll_at_another_orchestrator() -> None:
+    first, second = Scripted(), Scripted()
+    config = a_config(MULTI_ORCHESTRATOR_MODE="ROUND_ROBIN", TASK_POLL_TIMEOUT=60.0)
+    worker = a_worker(first, second, config=config)
+    worker.task("work")(lambda: None)
+
+    async with working(worker):
+        await until(lambda: first.polls and second.polls)
+        for orchestrator in (second, first):
+            for number in range(3):
+                orchestrator.push_task(a_task(f"t-{number}"))
+                await until(lambda one=orchestrator, done=number: len(one.results) > done)
 
 
 async def test_a_worker_with_wrong_settings_does_not_start() -> None:
@@ -598,8 +697,11 @@ async def test_an_application_keeps_its_own_signal_handlers() -> None:
 
 
 async def test_a_worker_with_a_certificate_keeps_its_access_token_fresh(
-    monkeypatch: pytest.MonkeyPatch,
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    certificate = folder / "w.crt"
+    certificate.write_text("nobody reads it: the transports are given")
+
     class Issuing(Scripted):
         renewals = 0
 
@@ -614,7 +716,7 @@ async def test_a_worker_with_a_certificate_keeps_its_access_token_fresh(
     with_certificate, without = Issuing(), Issuing()
 
     async with (
-        working(a_worker(with_certificate, config=a_config(TLS_CERT_PATH="w.crt"))),
+        working(a_worker(with_certificate, config=a_config(TLS_CERT_PATH=str(certificate)))),
         working(a_worker(without)),
     ):
         await until(lambda: with_certificate.renewals == 4)
@@ -637,6 +739,18 @@ async def test_a_setting_without_effect_is_said(
         if record.message == "setting has no effect in this version"
     ]
     assert without_effect == (["S3_ENDPOINT_URL"] if set_up else [])
+
+
+async def test_what_may_be_misspelt_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    config = a_config(MULTI_ORCHESTRATOR_MODE="round robin")
+    config.ORCHESTRATORS = [{"url": "http://o", "prio": 1}]
+
+    async with working(a_worker(Scripted(), config=config)):
+        pass
+
+    said = {record.message: vars(record) for record in caplog.records}
+    assert said["unknown mode counts as FAILOVER"]["value"] == "round robin"
+    assert said["keys without effect"]["keys"] == ["prio"]
 
 
 def test_a_worker_has_at_least_one_place() -> None:

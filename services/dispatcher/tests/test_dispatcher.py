@@ -1,5 +1,6 @@
 """Waiting tasks find workers that are free now; what cannot be placed waits and says why."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,14 +20,16 @@ from avtomatika_common.clock import ManualClock
 from avtomatika_common.ids import new_id, new_id_in_partition
 from avtomatika_common.lifecycle import running
 from avtomatika_core.commands import OfferTask, Step
+from avtomatika_core.events import CancelRequested
 from avtomatika_core.job import JobId, JobStatus, Origin, TaskId, TaskWait, WorkerId, new_job
 from avtomatika_core.outcomes import TaskRequest
 from avtomatika_dispatcher import DispatcherService, Settings
-from avtomatika_dispatcher.service import EXPLAIN_SECONDS
+from avtomatika_dispatcher.service import EXPLAIN_SECONDS, REREAD_SECONDS
 from tests.support import Promised, promised, until
 
 GATEWAY = "gateway"
 TTL = 120.0
+W = WorkerId("w")
 
 
 class World:
@@ -39,6 +42,7 @@ class World:
         self.matches: list[Promised] = []
         self._position = "0"
         self._jobs: dict[TaskId, JobId] = {}
+        self._polls: list[tuple[WorkerId, str]] = []
 
     def dispatcher(self, name: str = "d") -> DispatcherService:
         return DispatcherService(Settings(instance_id=name), self.store)
@@ -83,10 +87,21 @@ class World:
         await self.store.workers.register(worker_id, document, TTL)
         return worker_id
 
-    async def poll(self, name: str, gateway: str = GATEWAY) -> None:
+    async def poll(self, name: str, gateway: str = GATEWAY, room: int = 1) -> None:
+        poll_id, until_then = new_id(), self.clock.now() + 100
+        self._polls.append((WorkerId(name), poll_id))
         await self.store.workers.announce_credit(
-            WorkerId(name), new_id(), gateway, self.clock.now() + 100, TTL
+            WorkerId(name), poll_id, gateway, until_then, TTL, room=room
         )
+
+    async def end_polls(self, name: str) -> None:
+        for worker_id, poll_id in self._polls:
+            if worker_id == name:
+                await self.store.workers.withdraw_credit(worker_id, poll_id)
+
+    async def cancel(self, task_id: TaskId) -> None:
+        event = CancelRequested(at=self.clock.now())
+        await self.store.jobs.request_cancel(self._jobs[task_id], event)
 
     async def next_match(self) -> Promised:
         """What the gateway is told next."""
@@ -393,3 +408,73 @@ async def test_it_goes_on_when_the_store_answers_again() -> None:
                 world.clock.advance(1)
 
             assert (await world.next_match()).task_id == offered
+
+
+async def test_promised_tasks_that_hide_others_do_not_keep_it_busy_for_ever() -> None:
+    async with a_world() as world:
+        for _ in range(700):
+            await world.offer()
+        for number in range(600):
+            await world.register(f"w{number}")
+            await world.poll(f"w{number}")
+        async with running(world.dispatcher()), asyncio.timeout(20):
+            promised_to: set[WorkerId] = set()
+            while len(promised_to) < 600:
+                match = await world.next_match()
+                promised_to.add(match.worker_id)
+                await world.hand_out(match)
+                world.clock.advance(REREAD_SECONDS / 100)
+
+
+async def test_a_task_nobody_wants_any_more_does_not_keep_others_from_a_worker() -> None:
+    async with a_world() as world:
+        cancelled, wanted = await world.offer(), await world.offer()
+        await world.cancel(cancelled)
+        await world.register("w")
+        await world.poll("w")
+        async with running(world.dispatcher()), asyncio.timeout(5):
+            refused = await world.next_match()
+            workers = world.store.workers
+            await workers.end_hold(W, refused.task_id, offer_number=refused.offer_number)
+            await world.poll("w")
+
+            match = await world.next_match()
+
+    assert (refused.task_id, match.task_id) == (cancelled, wanted)
+
+
+async def test_a_worker_that_polls_again_just_after_it_was_refused_gets_the_task() -> None:
+    async with a_world() as world:
+        await world.register("w")
+        await world.poll("w")
+        workers = world.store.workers
+        match, matches_asked = workers.match, 0
+
+        async def too_late(matches: Sequence[tuple[WorkerId, WaitingTask]]) -> Matched:
+            nonlocal matches_asked
+            matches_asked += 1
+            if matches_asked > 1:
+                return await match(matches)
+            await world.end_polls("w")
+            answer = await match(matches)
+            await world.poll("w")
+            return answer
+
+        workers.match = too_late
+        async with running(world.dispatcher()), asyncio.timeout(5):
+            task = await world.offer()
+
+            assert (await world.next_match()).task_id == task
+
+
+async def test_one_poll_may_bring_more_than_a_usual_list() -> None:
+    room = 200
+    async with a_world() as world:
+        for _ in range(room):
+            await world.offer()
+        await world.register("w")
+        await world.poll("w", room=room)
+        async with running(world.dispatcher()), asyncio.timeout(5):
+            await world.next_match()
+
+            assert len(world.matches) == room - 1

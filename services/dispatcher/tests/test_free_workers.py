@@ -111,7 +111,7 @@ def test_the_best_is_always_the_one_a_look_at_all_would_choose(
                 view.remove(value)
                 model.pop(value, None)
             case "hold back":
-                view.hold_back(value)
+                view.hold_back(value, stamp=0)
                 if value in model:
                     model[value] = with_places(model[value], room=0)
             case _ if (best := view.best_for(value)) is not None:

@@ -52,7 +52,7 @@ async def test_the_wait_s_token_may_stand_in_the_query(door: Door) -> None:
     "headers", [{}, {"X-Approval-Token": "guessed"}, {"X-Client-Token": "guessed"}]
 )
 async def test_who_has_no_token_changes_nothing(door: Door, headers: dict[str, str]) -> None:
-    """R28"""
+    """R28."""
     job = await a_waiting_job(door)
     before = await door.client("GET", f"/api/jobs/{job.id}")
 
@@ -69,7 +69,7 @@ async def test_an_anonymous_request_does_not_learn_which_jobs_exist(door: Door) 
 
 
 async def test_of_two_decisions_at_once_one_counts(door: Door) -> None:
-    """R28"""
+    """R28."""
     job = await a_waiting_job(door)
 
     answers = await asyncio.gather(

@@ -25,7 +25,7 @@ CREATE = "/api/v1/jobs/images"
 
 
 async def test_a_job_is_accepted_with_the_token_of_the_environment(door: Door) -> None:
-    """R34"""
+    """R34."""
     answer = await door.client("POST", CREATE, json={"initial_data": {"a": 1}})
 
     assert answer.status == 202
@@ -194,7 +194,7 @@ async def test_a_gateway_without_client_api_serves_workers_only() -> None:
     ],
 )
 async def test_every_client_route_needs_a_good_token(door: Door, method: str, path: str) -> None:
-    """R30"""
+    """R30."""
     without = await door.ask(method, path)
     wrong = await door.ask(method, path, headers={"X-Client-Token": "another"})
     strange = await door.ask(method, path, headers={"X-Client-Token": "\xe4\xf6"})
@@ -280,7 +280,7 @@ async def test_the_short_form_shows_the_result_only_at_the_end() -> None:
 async def test_a_job_can_be_cancelled_wherever_it_waits(
     door: Door, action: Any, status: str
 ) -> None:
-    """R40"""
+    """R40."""
     job_id = await door.new_job()
     assert (await door.handler_returns(action)).status == status
 
@@ -298,7 +298,7 @@ async def test_a_job_can_be_cancelled_wherever_it_waits(
 
 
 async def test_a_cancelled_task_reaches_no_worker(door: Door) -> None:
-    """R40"""
+    """R40."""
     job = await door.job_with_task()
     await door.register("w")
     await door.client("POST", f"/api/jobs/{job.id}/cancel")

@@ -70,3 +70,24 @@ async def test_an_earlier_offer_that_is_written_late_does_not_hide_the_later_one
     await deliveries.confirm_until(math.inf)
 
     assert await is_confirmed(storage)
+
+
+async def test_what_cannot_be_confirmed_ends_nothing_else(
+    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks(*_: object, **__: object) -> None:
+        raise RuntimeError("a reply nobody expected")
+
+    confirm = storage.board.confirm
+    deliveries = Deliveries(storage.board)
+    await Executor(storage).dispatch()
+    task = await handed_out(storage, W1)
+    monkeypatch.setattr(storage.board, "confirm", breaks)
+    deliveries.written(task, W1, "a connection")
+    await deliveries.confirm_until(math.inf)
+    monkeypatch.setattr(storage.board, "confirm", confirm)
+    deliveries.written(task, W1, "a connection")
+
+    await deliveries.confirm_until(math.inf)
+
+    assert await is_confirmed(storage)

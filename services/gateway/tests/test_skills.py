@@ -254,6 +254,18 @@ async def test_a_later_registration_elsewhere_is_looked_at() -> None:
     assert set(await world.contracts.of(W, later)) == {"resize"}
 
 
+async def test_a_result_is_judged_by_the_contract_its_worker_has_now() -> None:
+    """It registered anew elsewhere, while it had the task."""
+    world = World()
+    await world.register(SCAN)
+    await world.contracts.of(W)
+    await world.register({**SCAN, "output_statuses": ["blank"]})
+
+    refused = await world.contracts.violated_by_result("scan", TaskId("t"), W, "blank", None)
+
+    assert refused is None
+
+
 async def test_an_expired_worker_keeps_the_contracts_that_were_known() -> None:
     world = World()
     await world.register(SCAN)

@@ -65,7 +65,7 @@ async def test_another_client_s_job_is_an_unknown_job(http: Http) -> None:
 
 
 async def test_lists_hold_the_client_s_own_jobs(http: Http, door: Door) -> None:
-    """R30"""
+    """R30."""
     job_id = await a_job_of_a(http)
     await door.handler_breaks()
 

@@ -156,7 +156,7 @@ def test_every_worker_is_told_with_what_keeps_it_from_the_task() -> None:
         "small": (
             "has 0 CPU cores, wanted are 4; property 'ssd' is not given, wanted is true"
         ),
-        "dear": "cost is 2.5, wanted is at most 1",
+        "dear": "cost is higher, wanted is at most 1",
         "unpriced": "cost is not known, wanted is at most 1",
         "poor": "reputation 0.25 is below 0.3, and a better one is fit",
         "full": "holds 2 of 2 tasks",

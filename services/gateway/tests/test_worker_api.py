@@ -14,6 +14,8 @@ from tests.support import until
 
 REGISTER = "/_worker/workers/register"
 RESULT = "/_worker/tasks/result"
+MANY_SECONDS = 30.0
+"""More than a delivery may take, less than a task has for its result."""
 
 
 async def a_leased_task(door: Door, worker_id: str = "w") -> dict[str, Any]:
@@ -162,7 +164,7 @@ async def test_every_answer_to_a_worker_carries_our_version(door: Door) -> None:
 async def test_a_registration_over_a_live_one_is_logged(
     door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """R54"""
+    """R54."""
     await door.register("w", capabilities={"hostname": "first"})
 
     await door.register("w", capabilities={"hostname": "second"})
@@ -187,7 +189,7 @@ async def test_a_heartbeat_refreshes_or_changes_a_worker(door: Door, path: str) 
 
 
 async def test_an_unknown_worker_is_told_so_and_nothing_is_made(door: Door) -> None:
-    """R64"""
+    """R64."""
     for answer in (
         await door.worker("PATCH", "/_worker/workers/w"),
         await door.worker("PATCH", "/_worker/workers/w", json={"load": 1}),
@@ -209,7 +211,7 @@ async def test_a_heartbeat_that_breaks_the_rules_is_refused(door: Door) -> None:
 
 
 async def test_a_worker_is_gone_from_the_list_when_its_time_is_over() -> None:
-    """R49"""
+    """R49."""
     async with open_door(WORKER_HEALTH_CHECK_INTERVAL_SECONDS="0.1") as door:
         await door.register("w")
 
@@ -311,7 +313,7 @@ async def test_results_that_do_not_count_are_answered_and_change_nothing(door: D
 async def test_a_result_for_a_cancelled_job_is_ignored_and_the_worker_told_to_stop(
     door: Door,
 ) -> None:
-    """R40"""
+    """R40."""
     task = await a_leased_task(door)
     await door.client("POST", f"/api/jobs/{task['job_id']}/cancel")
     await door.handler_returns(None)
@@ -328,7 +330,7 @@ async def test_a_result_for_a_cancelled_job_is_ignored_and_the_worker_told_to_st
 
 
 async def test_what_a_worker_gets_wrong_is_never_our_fault(door: Door) -> None:
-    """R37"""
+    """R37."""
     task = await a_leased_task(door)
     sender = {"X-Worker-ID": "w"}
 
@@ -360,8 +362,41 @@ async def test_what_a_worker_gets_wrong_is_never_our_fault(door: Door) -> None:
     }
 
 
+@pytest.mark.parametrize("room", ["0x1", "-1", "many", "9" * 5000])
+async def test_a_poll_for_no_number_of_tasks_is_refused(door: Door, room: str) -> None:
+    await door.register("w")
+
+    answer = await door.worker("GET", "/_worker/workers/w/tasks/next", params={"max": room})
+
+    assert (answer.status, answer.body) == (400, {"error": "max must be a whole number from 1"})
+
+
+async def test_an_answer_becomes_certain_though_a_wrong_result_came(door: Door) -> None:
+    task = await a_leased_task(door)
+
+    await door.worker("POST", RESULT, json=a_result(task, job_id=UNKNOWN))
+
+    async def counts_as_delivered() -> bool:
+        due = await door.backend.timers.next_due(0)
+        return due is not None and due > door.backend.clock.now() + MANY_SECONDS
+
+    await until(counts_as_delivered)
+
+
+async def test_who_reports_progress_has_the_task_whatever_its_heartbeats_say(door: Door) -> None:
+    task = await a_leased_task(door)
+    ids = {"job_id": task["job_id"], "task_id": task["task_id"], "worker_id": "w"}
+
+    for _ in range(3):
+        told = await door.worker("POST", "/_worker/tasks/progress", json={**ids, "progress": 0.5})
+        assert told.body["status"] == "ok"
+        await door.worker("PATCH", "/_worker/workers/w", json={"current_tasks": []})
+
+    assert await door.tasks_on_board() == 0
+
+
 async def test_a_result_of_5_mb_is_applied(door: Door) -> None:
-    """R43"""
+    """R43."""
     task = await a_leased_task(door)
     data = {"text": "x" * 5_000_000}
 
@@ -373,7 +408,7 @@ async def test_a_result_of_5_mb_is_applied(door: Door) -> None:
 
 
 async def test_a_result_over_the_limit_is_refused_with_the_limit() -> None:
-    """R43"""
+    """R43."""
     async with open_door(MAX_REQUEST_BODY_BYTES="100000") as door:
         task = await a_leased_task(door)
 

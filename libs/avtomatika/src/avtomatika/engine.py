@@ -35,6 +35,7 @@ from avtomatika_dispatcher.service import DispatcherService
 from avtomatika_dispatcher.settings import Settings as DispatcherSettings
 from avtomatika_executor.service import ExecutorService
 from avtomatika_executor.settings import Settings as ExecutorSettings
+from avtomatika_gateway.in_process import InProcessDoor
 from avtomatika_gateway.service import GatewayService
 from avtomatika_gateway.settings import Settings as GatewaySettings
 from avtomatika_gateway.tls import server_tls
@@ -46,6 +47,7 @@ from avtomatika_scheduler.service import SchedulerService
 from avtomatika_scheduler.settings import Settings as SchedulerSettings
 from avtomatika_watcher.service import WatcherService
 from avtomatika_watcher.settings import Settings as WatcherSettings
+from rxon import Transport
 
 log = get_logger()
 
@@ -80,6 +82,7 @@ class OrchestratorEngine:
         self.on_approval_requested: list[OnApprovalRequested] = []
         self.on_worker_event: list[OnWorkerEvent] = []
         self.app = web.Application(client_max_size=self.config.MAX_REQUEST_BODY_BYTES)
+        self._in_process = InProcessDoor()
         self._is_set_up = False
         self._suite: Suite | None = None
         self._session: ClientSession | None = None
@@ -192,6 +195,7 @@ class OrchestratorEngine:
             server_tls(config),
             app=self.app,
             on_worker_event=self._event_accepted,
+            in_process=self._in_process,
         )
         executor = ExecutorService(
             ExecutorSettings.from_config(config),
@@ -224,6 +228,15 @@ class OrchestratorEngine:
     def port(self) -> int:
         """Where the HTTP door listens, once the engine is started."""
         return self._gateway.port
+
+    def transport(self, worker_id: str) -> Transport:
+        """A line for a worker of this name in the engine's own event loop: no network, no token.
+
+        `Worker(clients=[({"url": "in-process"}, engine.transport("w1"))])` works for this engine,
+        from its start to its stop; the transport may be made before. Raises ValueError for what
+        cannot be the id of a worker.
+        """
+        return self._gateway.transport(worker_id)
 
     # -- jobs
 

@@ -280,7 +280,10 @@ def _has_resources(demand: Demand, profile: WorkerProfile) -> bool:
 
 
 def missing_resources(demand: Demand, profile: WorkerProfile) -> list[str]:
-    """Every requirement the worker does not meet, for people: what it has, and what is wanted."""
+    """Every requirement the worker does not meet, for people: what it has, and what is wanted.
+
+    Of its properties only what is wanted: not everybody who may ask is shown them.
+    """
     missing = [f"requirement '{name}' cannot be read" for name in demand.unreadable]
     if demand.gpu_model and demand.gpu_model not in (profile.gpu_model or ""):
         has = "no GPU" if profile.gpu_model is None else f"GPU '{_short(profile.gpu_model)}'"
@@ -298,9 +301,9 @@ def missing_resources(demand: Demand, profile: WorkerProfile) -> list[str]:
     for wish in demand.properties:
         value = profile.properties.get(wish.name)
         if not wish.is_met_by(value):
-            has = "not given" if value is None else _short(_as_json(value))
+            has = "is not given" if value is None else "does not fit"
             missing.append(
-                f"property '{_short(wish.name)}' is {has}, wanted is {_short(wish.as_text)}"
+                f"property '{_short(wish.name)}' {has}, wanted is {_short(wish.as_text)}"
             )
     return missing
 

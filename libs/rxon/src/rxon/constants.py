@@ -7,6 +7,8 @@ PROTOCOL_VERSION_HEADER: Final = "X-RXON-Version"
 
 AUTH_HEADER_CLIENT: Final = "X-Client-Token"
 AUTH_HEADER_WORKER: Final = "X-Worker-Token"
+WORKER_ID_HEADER: Final = "X-Worker-ID"
+"""Which worker sends a request whose path and body do not say it."""
 
 # Paths stand under WORKER_API_PREFIX; `{worker_id}` is a placeholder for str.format and aiohttp.
 WORKER_API_PREFIX: Final = "/_worker"

@@ -1,5 +1,6 @@
 """A worker's line to its orchestrator over HTTP and, for commands and progress, a WebSocket."""
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from rxon.constants import (
     PROTOCOL_VERSION_HEADER,
     STS_TOKEN_ENDPOINT,
     WORKER_API_PREFIX,
+    WORKER_ID_HEADER,
     WS_ENDPOINT,
 )
 from rxon.exceptions import RequestRefused, RxonAuthError, RxonNetworkError, RxonProtocolError
@@ -46,6 +48,8 @@ from rxon.models import (
 )
 from rxon.utils import to_dict
 
+CONNECT_SECONDS: Final = 10.0
+"""A host that takes no connection for so long counts as away."""
 REQUEST_TIMEOUT_SECONDS: Final = 60.0
 POLL_MARGIN_SECONDS: Final = 5.0
 """How much longer than the orchestrator holds a poll we wait for its answer."""
@@ -74,6 +78,10 @@ class HttpTransport:
         self._session = session
         self._owns_session = session is None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
+
+    @property
+    def worker_id(self) -> str:
+        return self._worker_id
 
     async def connect(self) -> None:
         if self._session is None:
@@ -130,7 +138,12 @@ class HttpTransport:
             answer = await self._ask("POST", ENDPOINT_TASK_PROGRESS, progress)
         except RequestRefused as refused:
             not_there = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
-            if refused.status in not_there and await self._sent_by_socket(progress):
+            is_an_answer = "Job not found" in str(refused)
+            if (
+                refused.status in not_there
+                and not is_an_answer
+                and await self._sent_by_socket(progress)
+            ):
                 return ProgressAnswer(status="ok")
             raise
         return _read(answer or b"", ProgressAnswer)
@@ -175,9 +188,7 @@ class HttpTransport:
                 f"No socket: {error.message}", status=error.status, body=""
             ) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise RxonNetworkError(
-                f"{self._base}{path}: {str(error) or type(error).__name__}"
-            ) from error
+            raise RxonNetworkError(f"GET {WORKER_API_PREFIX}{path}: {_reason(error)}") from error
         finally:
             self._socket = None
 
@@ -242,16 +253,16 @@ class HttpTransport:
                 data=body,
                 headers=headers,
                 ssl=True if self._ssl is None else self._ssl,
-                timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+                timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_SECONDS),
             ) as response:
                 return response.status, await response.read(), response.headers
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise RxonNetworkError(
-                f"{method} {self._base}{path}: {str(error) or type(error).__name__}"
+                f"{method} {WORKER_API_PREFIX}{path}: {_reason(error)}"
             ) from error
 
     def _headers(self, *, with_token: bool) -> dict[str, str]:
-        headers = {PROTOCOL_VERSION_HEADER: PROTOCOL_VERSION}
+        headers = {PROTOCOL_VERSION_HEADER: PROTOCOL_VERSION, WORKER_ID_HEADER: self._worker_id}
         if with_token:
             headers[AUTH_HEADER_WORKER] = self._token
         return headers
@@ -264,6 +275,20 @@ def _read(answer: bytes, message: type[_Answer]) -> _Answer:
         raise RxonProtocolError(
             f"An answer that is no {message.__name__}: {error}", {"body": _text(answer)}
         ) from error
+
+
+def _reason(error: aiohttp.ClientError | TimeoutError | OSError) -> str:
+    """Why nobody answered, for whoever reads it in a log."""
+    match error:
+        case aiohttp.ClientConnectorError(os_error=ConnectionError(errno=int(number))):
+            return f"cannot connect to {error.host}:{error.port}: {os.strerror(number)}"
+        case aiohttp.ClientConnectorError():
+            why = error.os_error.strerror or error.os_error
+            return f"cannot connect to {error.host}:{error.port}: {why}"
+        case TimeoutError():
+            return str(error) or "no answer in time"
+        case _:
+            return str(error) or type(error).__name__
 
 
 def _error_text(answer: bytes) -> str:

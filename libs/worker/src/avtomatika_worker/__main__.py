@@ -3,11 +3,13 @@
 import argparse
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from avtomatika_worker.config import InvalidSetting
 from avtomatika_worker.reload import ReloadUnavailable, run_with_reload
+from avtomatika_worker.tracebacks import complaint, of_user
 from avtomatika_worker.worker import Worker
 
 
@@ -40,14 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         worker = load(app)
     except NoSuchWorker as error:
         return _refuse(error)
+    except Exception as error:  # noqa: BLE001 - a user's module may raise anything
+        traceback.print_exception(error.with_traceback(of_user(error.__traceback__)))
+        return _refuse(f"Module '{app.partition(':')[0]}' cannot be imported.")
     try:
         worker.config.validate()
     except ValueError as error:
         return _refuse(error)
-    if health_check:
-        worker.run_with_health_check()
-    else:
-        worker.run()
+    try:
+        if health_check:
+            worker.run_with_health_check()
+        else:
+            worker.run()
+    except InvalidSetting as error:
+        return _refuse(error)
     return 0
 
 
@@ -64,16 +72,22 @@ def load(app: str) -> Worker:
     except ModuleNotFoundError as error:
         if error.name != module_name.partition(".")[0] and error.name != module_name:
             raise  # a module of the user's misses something: the traceback says what and where
-        raise NoSuchWorker(f"There is no module '{module_name}'.") from error
+        raise NoSuchWorker(
+            f"There is no module '{module_name}' in {here}, nor an installed one."
+        ) from error
     except InvalidSetting as error:
         raise NoSuchWorker(str(error)) from error
+    except (TypeError, ValueError) as error:
+        if (found := complaint(error)) is None:
+            raise
+        raise NoSuchWorker(found) from error
     worker = getattr(module, attribute, None)
     if not isinstance(worker, Worker):
         raise NoSuchWorker(f"'{attribute}' in module '{module_name}' is not a Worker.")
     return worker
 
 
-def _refuse(error: Exception) -> int:
+def _refuse(error: Exception | str) -> int:
     print(f"worker: {error}", file=sys.stderr)  # noqa: T201 - a line for whoever typed it
     return 2
 

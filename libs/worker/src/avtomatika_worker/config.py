@@ -6,6 +6,7 @@ import platform
 import socket
 import uuid
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
@@ -15,6 +16,9 @@ from rxon import InstalledModel, Resources
 from rxon.validators import validate_identifier
 
 DEFAULT_TOKEN: Final = "your-secret-worker-token"  # noqa: S105 - a placeholder, warned about
+
+MODES: Final = frozenset({"FAILOVER", "ROUND_ROBIN"})
+_LAST_PORT: Final = 65535
 
 _Value = TypeVar("_Value")
 
@@ -31,7 +35,8 @@ class WorkerConfig:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         env = _Environment(os.environ if environment is None else environment)  # noqa: TID251 - the one reader
-        self.WORKER_ID = env.text("WORKER_ID", default=f"worker-{uuid.uuid4()}")  # noqa: TID251 - the one id drawn here
+        self._drawn_id = f"worker-{uuid.uuid4()}"  # noqa: TID251 - the one id drawn here
+        self.WORKER_ID = env.text("WORKER_ID", default=self._drawn_id)
         self.WORKER_TYPE = env.text("WORKER_TYPE", default="generic-cpu-worker")
         self.WORKER_PORT = env.integer("WORKER_PORT", 8083)
         self.HOSTNAME = socket.gethostname()
@@ -47,6 +52,7 @@ class WorkerConfig:
             "ORCHESTRATORS_CONFIG",
             list[dict[str, object]],
             [{"url": env.text("ORCHESTRATOR_URL", default="http://localhost:8080")}],
+            like='[{"url": "http://localhost:8080", "priority": 1}]',
         )
         self.MULTI_ORCHESTRATOR_MODE = env.text("MULTI_ORCHESTRATOR_MODE", default="FAILOVER")
         self.TLS_CA_PATH = env.text("TLS_CA_PATH")
@@ -54,8 +60,10 @@ class WorkerConfig:
         self.TLS_KEY_PATH = env.text("TLS_KEY_PATH")
 
         self.MAX_CONCURRENT_TASKS = env.integer("MAX_CONCURRENT_TASKS", 10)
-        self.COST_PER_SKILL: dict[str, float] = env.json("COST_PER_SKILL", dict[str, float], {})
-        self.COST_PER_SECOND: float | None = env.json("COST_PER_SECOND", float, None)
+        self.COST_PER_SKILL: dict[str, float] = env.json(
+            "COST_PER_SKILL", dict[str, float], {}, like='{"resize": 0.01}'
+        )
+        self.COST_PER_SECOND: float | None = env.json("COST_PER_SECOND", float, None, like="0.01")
         gpu_model = env.text("GPU_MODEL")
         self.RESOURCES: dict[str, object] = {
             "cpu_cores": env.integer("CPU_CORES", 4),
@@ -64,10 +72,16 @@ class WorkerConfig:
             else None,
         }
         self.INSTALLED_SOFTWARE: dict[str, str] = env.json(
-            "INSTALLED_SOFTWARE", dict[str, str], {"python": platform.python_version()}
+            "INSTALLED_SOFTWARE",
+            dict[str, str],
+            {"python": platform.python_version()},
+            like='{"ffmpeg": "7.1"}',
         )
         self.INSTALLED_MODELS: list[dict[str, str]] = env.json(
-            "INSTALLED_MODELS", list[dict[str, str]], []
+            "INSTALLED_MODELS",
+            list[dict[str, str]],
+            [],
+            like='[{"name": "llama", "version": "3"}]',
         )
 
         self.HEARTBEAT_INTERVAL = env.number("HEARTBEAT_INTERVAL", 15.0)
@@ -98,6 +112,11 @@ class WorkerConfig:
         self.LOG_FORMAT = env.text("LOG_FORMAT", default="text")
         self.NO_COLOR = bool(env.text("NO_COLOR"))
 
+    @property
+    def has_drawn_id(self) -> bool:
+        """Nobody has given the worker a name."""
+        return self._drawn_id == self.WORKER_ID
+
     def validate(self) -> None:
         """Raise ValueError, with what to mend, if a worker could not run with these settings."""
         validate_identifier(self.WORKER_ID, "WORKER_ID")
@@ -115,8 +134,29 @@ class WorkerConfig:
             raise InvalidSetting(f"INSTALLED_MODELS: {error}.") from error
         if self.MAX_CONCURRENT_TASKS < 1:
             raise InvalidSetting("MAX_CONCURRENT_TASKS must be at least 1.")
+        if self.RESULT_MAX_RETRIES < 0:
+            raise InvalidSetting("RESULT_MAX_RETRIES must be at least 0.")
+        for name in ("HEARTBEAT_INTERVAL", "TASK_POLL_ERROR_DELAY"):
+            if getattr(self, name) <= 0:
+                raise InvalidSetting(f"{name} must be above 0 seconds.")
+        if not 0 <= self.WORKER_PORT <= _LAST_PORT:
+            raise InvalidSetting(f"WORKER_PORT must be from 0 to {_LAST_PORT}.")
         if self.LOG_LEVEL.upper() not in logging.getLevelNamesMapping():
             raise InvalidSetting(f"LOG_LEVEL must be a level such as INFO, not '{self.LOG_LEVEL}'.")
+        if self.LOG_FORMAT.lower() not in {"text", "json"}:
+            raise InvalidSetting(f"LOG_FORMAT must be text or json, not '{self.LOG_FORMAT}'.")
+        self._check_files()
+
+    def _check_files(self) -> None:
+        for name in ("TLS_CA_PATH", "TLS_CERT_PATH", "TLS_KEY_PATH"):
+            path = getattr(self, name)
+            if not path:
+                continue
+            try:
+                with Path(path).open("rb"):
+                    pass
+            except OSError as error:
+                raise InvalidSetting(f"{name}: cannot read '{path}': {error.strerror}.") from error
 
 
 class _Environment:
@@ -137,12 +177,16 @@ class _Environment:
     def boolean(self, name: str, *, default: bool) -> bool:
         return self._read(name, _truth, "true or false", default)
 
-    def json(self, name: str, type_: object, default: _Value) -> _Value:
-        def read(text: str) -> _Value:
+    def json(self, name: str, type_: object, default: _Value, *, like: str) -> _Value:
+        """`like` shows what is expected. A wrong value is not shown: it may hold a token."""
+        text = self.text(name)
+        if not text:
+            return default
+        try:
             value: _Value = msgspec.json.decode(text, type=type_)
-            return value
-
-        return self._read(name, read, "JSON of the documented form", default)
+        except msgspec.DecodeError as error:
+            raise InvalidSetting(f"{name} must be JSON such as {like}: {error}.") from error
+        return value
 
     def _read(
         self, name: str, read: Callable[[str], _Value], expected: str, default: _Value
@@ -152,14 +196,14 @@ class _Environment:
             return default
         try:
             return read(text)
-        except (ValueError, msgspec.DecodeError) as error:
-            raise InvalidSetting(f"{name} must be {expected}: {error}.") from error
+        except ValueError:
+            raise InvalidSetting(f"{name} must be {expected}, not '{text}'.") from None
 
 
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
-        raise ValueError(f"'{text}' is none")
+        raise ValueError
     return value
 
 
@@ -170,7 +214,7 @@ def _truth(text: str) -> bool:
         case "false":
             return False
         case _:
-            raise ValueError(f"'{text}' is neither")
+            raise ValueError
 
 
 def _own_address() -> str:

@@ -1,6 +1,7 @@
 """The functions that do a worker's tasks: what each takes, and how it is called."""
 
 import asyncio
+import difflib
 import functools
 import inspect
 import logging
@@ -15,6 +16,7 @@ from avtomatika_worker.outcome import Outcome, outcome_of, outcome_of_exception
 from avtomatika_worker.params import convert_params
 from avtomatika_worker.task_files import TaskFiles
 from avtomatika_worker.threads import in_thread
+from avtomatika_worker.tracebacks import of_user
 from avtomatika_worker.types import Middleware
 from rxon.exceptions import ParamValidationError
 
@@ -88,8 +90,9 @@ def read_handler(
         elif parameter.default is parameter.empty:
             raise TypeError(
                 f"The handler of task '{name}' takes '{parameter.name}', which cannot be "
-                f"supplied by name. It may take: {', '.join(sorted(SUPPLIED))}, and an argument "
-                "annotated TaskFiles. What a middleware adds needs a default."
+                f"supplied by name.{_suggestion(parameter.name)}"
+                f" It may take: {', '.join(sorted(SUPPLIED))}, and an argument"
+                " annotated TaskFiles. What a middleware adds needs a default."
             )
     return Handler(
         name=name,
@@ -127,7 +130,8 @@ async def execute(
     try:
         return outcome_of(await _through(middlewares, handler, context))
     except (asyncio.CancelledError, Exception, SystemExit) as error:  # noqa: BLE001 - a user's code
-        _log_raised(handler, error)
+        about = {"task_name": handler.name, "task_id": context["task_id"]}
+        _log_raised(error, {**about, "job_id": context["job_id"]})
         return outcome_of_exception(error)
 
 
@@ -161,15 +165,21 @@ async def _call(handler: Handler, arguments: Mapping[str, object]) -> object:
     return await cast("Awaitable[object]", called())
 
 
-def _log_raised(handler: Handler, error: BaseException) -> None:
-    about = {"task_name": handler.name}
+def _log_raised(error: BaseException, about: Mapping[str, object]) -> None:
     match error:
         case asyncio.CancelledError():
             pass
         case ParamValidationError():
             log.warning("params refused", extra={**about, "error": str(error)})
         case _:
-            log.warning("handler raised", exc_info=error, extra=about)
+            # Where the user's own code is in it, ours above it says nothing.
+            shown = error.with_traceback(of_user(error.__traceback__) or error.__traceback__)
+            log.warning("handler raised", exc_info=shown, extra=about)
+
+
+def _suggestion(name: str) -> str:
+    near = next(iter(difflib.get_close_matches(name, SUPPLIED, n=1)), name)
+    return "" if near == name else f" Did you mean '{near}'?"
 
 
 def _is_async(function: HandlerFunction) -> bool:

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from avtomatika_worker.cancellation import Cancellation
 from avtomatika_worker.handlers import Handler
 from avtomatika_worker.link import Link
-from avtomatika_worker.outcome import CANCELLED, Outcome, failure
+from avtomatika_worker.outcome import CANCELLED, Outcome
 from avtomatika_worker.task_files import TaskFiles
 from rxon import Task
-from rxon.constants import ERROR_CODE_TRANSIENT
 
 
 @dataclass
@@ -50,8 +49,8 @@ class InHand:
 
     def outcome(self) -> Outcome:
         """What became of the execution, which has ended."""
-        outcome = CANCELLED if self.execution.cancelled() else self.execution.result()
-        if self.abandoned and not self.unwanted and outcome == CANCELLED:
-            # Nobody asked for the task to be cancelled: another worker shall have it.
-            return failure(ERROR_CODE_TRANSIENT, "The worker stopped before the task ended.")
-        return outcome
+        return CANCELLED if self.execution.cancelled() else self.execution.result()
+
+    def is_for_another(self) -> bool:
+        """It ended only because we stop: nobody has asked for that, so another worker shall do it."""
+        return self.abandoned and not self.unwanted and self.outcome() == CANCELLED

@@ -9,13 +9,14 @@ from typing import Final
 import msgspec
 
 from avtomatika_worker.outbox import Outbox
-from avtomatika_worker.session import Peer, Repeat, Session, is_not_there
+from avtomatika_worker.session import Peer, Repeat, Session, hint_for, is_not_there
 from rxon import (
     Heartbeat,
     ProgressAnswer,
     ProgressUpdatePayload,
     RxonError,
     Task,
+    TaskResult,
     Transport,
     WorkerCommand,
     WorkerEvent,
@@ -54,6 +55,7 @@ class Link:
         self._session = session
         self._debounce_seconds = debounce_seconds
         self._next_beat_in = session.seconds_to_next_beat()
+        self._poll: asyncio.Timeout | None = None
 
     async def register(self, registration: Callable[[], WorkerRegistration]) -> None:
         """Register with the registration of that moment, however long it takes."""
@@ -63,11 +65,18 @@ class Link:
             try:
                 await self.transport.register(registration())
             except RxonError as error:
-                log.warning("registration failed", extra=self._about(error))
-                await asyncio.sleep(self._session.failed(self.peer, error))
+                pause = self._session.failed(self.peer, error)
+                about = {**self._about(error), "next_try_seconds": round(pause, 1)}
+                if (hint := hint_for(error)) is not None:
+                    about["hint"] = hint
+                log.warning("registration failed", extra=about)
+                await asyncio.sleep(pause)
             else:
                 self._session.registered(self.peer)
                 self.registered.set()
+                if self._poll is not None:
+                    # Of a poll from before nobody knows any more: it would bring nothing.
+                    self._poll.reschedule(asyncio.get_running_loop().time())
                 self.news.set()  # a registration carries no load and no hot cache
                 log.info("registered", extra=self._about())
                 return
@@ -93,21 +102,28 @@ class Link:
         self.heard.set()
         return answer.cancel_task_ids
 
-    async def poll(self, timeout_seconds: float, most: int) -> Sequence[Task]:
-        """Wait for tasks; after an error the link rests."""
+    async def poll(self, timeout_seconds: float, most: int) -> Sequence[Task] | None:
+        """Wait for tasks, until we register anew. None: an error, and the link rests."""
         try:
-            if self.peer.knows_batches:
-                tasks = await self.transport.poll_tasks(timeout_seconds, most)
-            else:
-                task = await self.transport.poll_task(timeout_seconds)
-                tasks = () if task is None else (msgspec.convert(task, Task, from_attributes=True),)
+            async with asyncio.timeout(None) as self._poll:
+                tasks = await self._asked_for(timeout_seconds, most)
+        except TimeoutError:
+            return ()
         except RxonError as error:
             now = asyncio.get_running_loop().time()
             self._session.poll_failed(self.peer, error, now)
             self._failed("poll failed", error)
-            return ()
+            return None
+        finally:
+            self._poll = None
         self._session.heard(self.peer)
         return tasks
+
+    async def _asked_for(self, timeout_seconds: float, most: int) -> Sequence[Task]:
+        if self.peer.knows_batches:
+            return await self.transport.poll_tasks(timeout_seconds, most)
+        task = await self.transport.poll_task(timeout_seconds)
+        return () if task is None else (msgspec.convert(task, Task, from_attributes=True),)
 
     async def send_progress(self, progress: ProgressUpdatePayload) -> ProgressAnswer:
         """Raises `RxonError`."""
@@ -164,14 +180,24 @@ class Link:
             self.heard.clear()
             await self.outbox.resend()
 
-    async def leave(self) -> None:
+    async def leave(self) -> bool:
+        """Sign off; whether that was heard."""
         try:
             await self.transport.leave()
         except RxonError as error:
             level = logging.DEBUG if is_not_there(error) else logging.WARNING
             log.log(level, "not signed off", extra=self._about(error))
-        else:
-            log.info("signed off", extra=self._about())
+            return False
+        log.info("signed off", extra=self._about())
+        return True
+
+    async def send_once(self, result: TaskResult) -> None:
+        """Bring a result that does not matter much later."""
+        try:
+            await self.transport.send_result(result)
+        except RxonError as error:
+            about = {"task_id": result.task_id, "job_id": result.job_id}
+            log.warning("result not delivered", extra={**about, **self._about(error)})
 
     def _failed(self, what: str, error: RxonError) -> None:
         if not self.peer.registered:
@@ -179,6 +205,6 @@ class Link:
             self.news.set()  # wakes whoever registers
         log.warning(what, extra=self._about(error))
 
-    def _about(self, error: RxonError | None = None) -> dict[str, str]:
-        about = {"orchestrator": self.peer.orchestrator.url}
+    def _about(self, error: RxonError | None = None) -> dict[str, object]:
+        about: dict[str, object] = {"orchestrator": self.peer.orchestrator.url}
         return about if error is None else {**about, "error": str(error)}

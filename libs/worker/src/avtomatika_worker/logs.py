@@ -1,8 +1,11 @@
 """Log lines of the worker: constant words, data as fields, as text or as JSON."""
 
+import json
 import logging
 import sys
-from typing import Final, TextIO
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import Any, Final, TextIO
 
 import orjson
 
@@ -50,25 +53,71 @@ class LineHandler(logging.StreamHandler[TextIO]):
     """Writes log lines, and keeps below them one line that is redrawn."""
 
     _line = ""
+    _is_mid_line = False
+    """Somebody has printed the beginning of a line: ours has no place until its end."""
 
     def emit(self, record: logging.LogRecord) -> None:  # called with the lock held
-        if self._line:
-            self.stream.write(_ERASE_LINE)
+        if self._is_mid_line:
+            self.stream.write("\n")
+            self._is_mid_line = False
+        else:
+            self._erase()
         super().emit(record)
-        if self._line:
-            self.stream.write(self._line)
-            self.flush()
+        self._draw()
 
     def show(self, line: str) -> None:
         """Show `line` instead of the last one; the empty one removes it."""
+        with self._locked():
+            if line != self._line:
+                self._erase(even_none=True)
+                self._line = line
+                self._draw()
+
+    def print_above(self, stream: TextIO, text: str) -> int:
+        """Write to another stream of the same terminal."""
+        with self._locked():
+            self._erase()
+            written = stream.write(text)
+            stream.flush()
+            if text:
+                self._is_mid_line = not text.endswith("\n")
+            self._draw()
+            return written
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
         self.acquire()
         try:
-            if line != self._line:
-                self._line = line
-                self.stream.write(_ERASE_LINE + line)
-                self.flush()
+            yield
         finally:
             self.release()
+
+    def _erase(self, *, even_none: bool = False) -> None:
+        if (self._line or even_none) and not self._is_mid_line:
+            self.stream.write(_ERASE_LINE)
+            self.flush()
+
+    def _draw(self) -> None:
+        if self._line and not self._is_mid_line:
+            self.stream.write(self._line)
+        self.flush()
+
+
+class Above:
+    """Stands for a stream of the process whose terminal shows such a line."""
+
+    def __init__(self, stream: TextIO, line: LineHandler) -> None:
+        self._stream = stream
+        self._line = line
+
+    def write(self, text: str) -> int:
+        return self._line.print_above(self._stream, text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -81,13 +130,20 @@ class _TextLines(logging.Formatter):
         self._coloured = coloured
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        fields = " ".join(f"{key}={value}" for key, value in _fields(record).items())
+        fields = " ".join(f"{key}={_shown(value)}" for key, value in _fields(record).items())
         if self._coloured:
             colour = _COLOURS.get(record.levelno, "")
             level = f"{colour}{record.levelname:<7}{_PLAIN}"
             time, fields = f"{_DIM}{record.asctime}{_PLAIN}", fields and f"{_DIM}{fields}{_PLAIN}"
             return " ".join(filter(None, (time, level, record.message, fields)))
         return " ".join(filter(None, (super().formatMessage(record), fields)))
+
+
+def _shown(value: object) -> str:
+    """One word, or in quotes."""
+    text = str(value)
+    is_word = text.isprintable() and not set(text) & {" ", '"'}
+    return text if is_word else json.dumps(text, ensure_ascii=False)
 
 
 class _JsonLines(logging.Formatter):

@@ -1,8 +1,11 @@
 """Which orchestrators a worker serves, and which of them it asks for its next task."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
+
+_SCHEMES: Final = ("http://", "https://", "mock://")
 
 
 class InvalidOrchestrator(ValueError):
@@ -23,6 +26,11 @@ def read_orchestrators(given: Sequence[Mapping[str, object]]) -> tuple[Orchestra
         raise InvalidOrchestrator("No orchestrators configured.")
     if not all(entry.get("url") for entry in given):
         raise InvalidOrchestrator("Orchestrator configuration missing URL.")
+    for entry in given:
+        if not str(entry["url"]).startswith(_SCHEMES):
+            raise InvalidOrchestrator(
+                f"The URL of orchestrator '{entry['url']}' must begin with http:// or https://."
+            )
     return tuple(sorted(map(read_orchestrator, given), key=lambda one: (one.priority, one.url)))
 
 
@@ -34,6 +42,12 @@ def read_orchestrator(given: Mapping[str, object]) -> Orchestrator:
     if orchestrator.weight < 1:
         raise InvalidOrchestrator(f"The weight of orchestrator {orchestrator.url} is below 1.")
     return orchestrator
+
+
+def unread_keys(given: Sequence[Mapping[str, object]]) -> list[str]:
+    """Keys of the configuration that mean nothing, perhaps misspelt."""
+    known = {field.name for field in msgspec.structs.fields(Orchestrator)}
+    return sorted({key for entry in given for key in entry} - known)
 
 
 class Turns:

@@ -87,7 +87,7 @@ class Outbox:
                 match self._session.result_failed(error, attempt):
                     case Drop():
                         log.error("result refused", extra=self._about(result, error))
-                        await self._forget(result)
+                        self._forget(result)
                         return
                     case Park():
                         log.error("result not delivered", extra=self._about(result, error))
@@ -99,7 +99,7 @@ class Outbox:
                         await self._write(result)
                         await asyncio.sleep(pause)
             else:
-                await self._delivered(result, answer)
+                self._delivered(result, answer)
                 return
 
     async def resend(self) -> None:
@@ -113,9 +113,9 @@ class Outbox:
                     if not isinstance(self._session.result_failed(error, 1), Drop):
                         return
                     log.error("result refused", extra=self._about(result, error))
-                    await self._forget(result)
+                    self._forget(result)
                 else:
-                    await self._delivered(result, answer)
+                    self._delivered(result, answer)
 
     async def write_undelivered(self) -> None:
         """Whatever has not arrived lies on disk after this."""
@@ -182,14 +182,12 @@ class Outbox:
             for envelope in batch:
                 sending.create_task(send(envelope), name="result")
 
-    async def _delivered(
-        self, result: TaskResult, answer: ResultAnswer | BatchedResultAnswer
-    ) -> None:
+    def _delivered(self, result: TaskResult, answer: ResultAnswer | BatchedResultAnswer) -> None:
         log.info(
             "result delivered",
             extra={**self._about(result), "answer": answer.reason or answer.status or "ok"},
         )
-        await self._forget(result)
+        self._forget(result)
 
     async def _write(self, result: TaskResult) -> None:
         if result.task_id in self._spooled:
@@ -197,15 +195,18 @@ class Outbox:
         if await asyncio.to_thread(self._spool.keep, self._url, result):
             self._spooled.add(result.task_id)
 
-    async def _forget(self, result: TaskResult) -> None:
+    def _forget(self, result: TaskResult) -> None:
         self._undelivered.pop(result.task_id, None)
         self._parked.discard(result.task_id)
         if result.task_id in self._spooled:
+            # Not in a thread: a stop that comes just now must not leave the file there.
             self._spooled.discard(result.task_id)
-            await asyncio.to_thread(self._spool.discard, self._url, result.task_id)
+            self._spool.discard(self._url, result.task_id)
 
     def _about(self, result: TaskResult, error: RxonError | None = None) -> dict[str, str]:
         about = {"task_id": result.task_id, "job_id": result.job_id, "task_status": result.status}
+        if result.error is not None:
+            about["error_code"] = result.error.code
         if error is None:
             return about
         return {**about, "orchestrator": self._url, "error": str(error)}

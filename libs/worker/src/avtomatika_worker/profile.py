@@ -40,6 +40,11 @@ class Profile:
     on_change: Callable[[], None] | None = None
     """Called in whichever thread the change was made."""
 
+    @property
+    def takes_one_by_one(self) -> bool:
+        """Whether a task in hand may keep others from coming, while there are places left."""
+        return bool(self.limits) or self.capacity_checker is not None
+
     def add_to_hot_cache(self, model: str) -> None:
         if model not in self.hot_cache:
             self.hot_cache.add(model)

@@ -2,11 +2,12 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import Final
+import sys
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, redirect_stderr, redirect_stdout
+from typing import Final, TextIO, cast
 
-from avtomatika_worker.logs import LineHandler
+from avtomatika_worker.logs import Above, LineHandler
 from avtomatika_worker.run import Run, Status
 
 SECONDS_BETWEEN_DRAWINGS: Final = 0.2
@@ -14,14 +15,25 @@ SECONDS_BETWEEN_DRAWINGS: Final = 0.2
 
 @asynccontextmanager
 async def showing_progress(run: Run, line: LineHandler) -> AsyncGenerator[None]:
-    """Keep the line true inside; afterwards it is gone."""
+    """Keep the line true inside, and below whatever handlers print; afterwards it is gone."""
     async with asyncio.TaskGroup() as tasks:
         drawing = tasks.create_task(_draw(run, line), name="progress line")
         try:
-            yield
+            with _printing_above(line):
+                yield
         finally:
             drawing.cancel()
             line.show("")
+
+
+@contextmanager
+def _printing_above(line: LineHandler) -> Generator[None]:
+    with redirect_stdout(_above(line, sys.stdout)), redirect_stderr(_above(line, sys.stderr)):
+        yield
+
+
+def _above(line: LineHandler, stream: TextIO) -> TextIO:
+    return cast("TextIO", Above(stream, line)) if stream.isatty() else stream
 
 
 async def _draw(run: Run, line: LineHandler) -> None:

@@ -18,12 +18,17 @@ from avtomatika_worker.outbox import Outbox
 from avtomatika_worker.outcome import Outcome, failure
 from avtomatika_worker.profile import Profile
 from avtomatika_worker.reports import Reports
-from avtomatika_worker.session import Peer, Rhythm, Session
+from avtomatika_worker.session import Ask, Peer, Rhythm, Session
 from avtomatika_worker.spool import Spool
 from avtomatika_worker.task_files import files_of_task
 from avtomatika_worker.threads import from_thread
 from rxon import Task, TaskResult, Transport, WorkerCommand, WorkerRegistration
-from rxon.constants import COMMAND_CANCEL_TASK, ERROR_CODE_PERMANENT, TASK_STATUS_FAILURE
+from rxon.constants import (
+    COMMAND_CANCEL_TASK,
+    ERROR_CODE_PERMANENT,
+    ERROR_CODE_TRANSIENT,
+    TASK_STATUS_FAILURE,
+)
 
 FAREWELL_SECONDS: Final = 5.0
 """How long a worker that stops waits for its orchestrators to hear of it."""
@@ -59,7 +64,8 @@ class Run:
                 result_pause_seconds=config.RESULT_RETRY_INITIAL_DELAY,
                 result_retries=config.RESULT_MAX_RETRIES,
             ),
-            in_turn=config.MULTI_ORCHESTRATOR_MODE == "ROUND_ROBIN",
+            one_by_one=profile.takes_one_by_one,
+            in_turn=config.MULTI_ORCHESTRATOR_MODE.upper() == "ROUND_ROBIN",
             draw=random.random,
         )
         self._spool = Spool(Path(config.RESULT_SPOOL_DIR), config.WORKER_ID)
@@ -71,6 +77,7 @@ class Run:
             name: asyncio.Semaphore(limit) for name, limit in profile.limits.items()
         }
         self._in_hand: dict[str, InHand] = {}
+        self._for_others: list[InHand] = []
         self._spoke_last: InHand | None = None
         self._done = 0
         self._failed = 0
@@ -87,6 +94,7 @@ class Run:
 
     async def work(self) -> None:
         """Work until `stop`."""
+        self._introduce()
         await self._load_spool()
         self._profile.on_change = self._tell_from_any_thread
         try:
@@ -95,7 +103,7 @@ class Run:
                     closing.push_async_callback(link.transport.close)
                     await link.transport.connect()
                 await self._serve()
-                await self._at_each(link.leave() for link in self._links if _may_leave(link))
+                await self._at_each(self._leave(link) for link in self._links)
         finally:
             self._profile.on_change = None
 
@@ -131,8 +139,8 @@ class Run:
                 deadline = self.loop.time() + self._config.SHUTDOWN_TIMEOUT
                 self._session.draining = True
                 log.info("draining", extra={"running": len(self._in_hand)})
+                polling.cancel()  # what is on its way is refused, and goes back to the board
                 await self._at_each(self._beat(link) for link in self._links)
-                polling.cancel()
                 await self._finish(deadline)
             for service in services:
                 service.cancel()
@@ -157,30 +165,41 @@ class Run:
     async def _beat(self, link: Link) -> None:
         if not link.peer.registered:
             return
-        own = [task_id for task_id, one in self._in_hand.items() if one.link is link]
+        # All of them, whoever gave them: two addresses may be doors of one orchestrator, which takes
+        # back what it gave and is not told of.
+        parked = [task_id for one in self._links for task_id in sorted(one.outbox.parked)]
         heartbeat = self._profile.heartbeat(
             self._running_classes(),
-            current_tasks=dict.fromkeys((*own, *sorted(link.outbox.parked))),
+            current_tasks=dict.fromkeys((*self._in_hand, *parked)),
             draining=self._session.draining,
         )
         self._withdraw(link, await link.beat(heartbeat))
 
     async def _take_tasks(self) -> None:
-        """One poll at a time is open, and only while there is a place for what it may bring."""
-        while True:
-            ask = self._session.next_poll(self.loop.time(), len(self._in_hand))
-            if ask is None:
-                await self._wait_to_poll()
-                continue
-            link = next(one for one in self._links if one.peer is ask.peer)
-            self._session.asked += ask.most
-            try:
-                tasks = await link.poll(self._config.TASK_POLL_TIMEOUT, ask.most)
-            finally:
-                self._session.asked -= ask.most
-            self._take(link, tasks)
-            if not tasks:
+        """Polls are open only while there is a place for each task they may bring."""
+        async with asyncio.TaskGroup() as polls:
+            while True:
+                ask = self._session.next_poll(self.loop.time(), len(self._in_hand))
+                if ask is None:
+                    await self._wait_to_poll()
+                else:
+                    self._session.poll_began(ask)
+                    polls.create_task(self._poll(ask), name="poll")
+
+    async def _poll(self, ask: Ask) -> None:
+        link = next(one for one in self._links if one.peer is ask.peer)
+        tasks: Sequence[Task] | None = None
+        try:
+            tasks = await link.poll(self._config.TASK_POLL_TIMEOUT, ask.most)
+            if tasks:
+                self._take(link, tasks)
+                if self._profile.takes_one_by_one:
+                    await self._beat(link)  # what it may still take is known before the next poll
+            elif tasks is not None:  # after an error another orchestrator may be asked at once
                 await asyncio.sleep(self._config.IDLE_POLL_DELAY)
+        finally:
+            self._session.poll_ended(ask, None if tasks is None else len(tasks))
+            self._polling_may_go_on.set()
 
     async def _wait_to_poll(self) -> None:
         """Until a place is free, an orchestrator is back, or the first rest is over."""
@@ -216,6 +235,15 @@ class Run:
             report.cancel()
         for link in self._links:
             await link.outbox.write_undelivered()
+
+    async def _leave(self, link: Link) -> None:
+        """Sign off, which gives the tasks that did not end to others; else say that they failed."""
+        if _may_leave(link) and await link.leave():
+            return
+        stopped = failure(ERROR_CODE_TRANSIENT, "The worker stopped before the task ended.")
+        for one in self._for_others:
+            if one.link is link:
+                await link.send_once(self._result(one, stopped))
 
     async def _at_each(self, calls: Iterable[Coroutine[Any, Any, None]]) -> None:
         """Make the calls at the same time; none holds the end up for long."""
@@ -280,32 +308,37 @@ class Run:
             )
 
     async def _report(self, one: InHand) -> None:
-        task = one.task
         try:
             await asyncio.wait({one.execution})
-            outcome = one.outcome()
-            if outcome.status == TASK_STATUS_FAILURE:
-                self._failed += 1
+            if one.is_for_another():
+                self._for_others.append(one)
             else:
-                self._done += 1
-            await one.link.outbox.deliver(
-                TaskResult(
-                    job_id=task.job_id,
-                    task_id=task.task_id,
-                    worker_id=self._config.WORKER_ID,
-                    status=outcome.status,
-                    data=outcome.data,
-                    error=outcome.error,
-                )
-            )
+                await self._deliver(one, one.outcome())
             if one.handler is not None and one.handler.takes_files:
                 await asyncio.to_thread(one.files.remove_sync)
         finally:
-            del self._in_hand[task.task_id]
+            del self._in_hand[one.task.task_id]
             if self._spoke_last is one:
                 self._spoke_last = None
             self._tell()
             self._polling_may_go_on.set()
+
+    async def _deliver(self, one: InHand, outcome: Outcome) -> None:
+        if outcome.status == TASK_STATUS_FAILURE:
+            self._failed += 1
+        else:
+            self._done += 1
+        await one.link.outbox.deliver(self._result(one, outcome))
+
+    def _result(self, one: InHand, outcome: Outcome) -> TaskResult:
+        return TaskResult(
+            job_id=one.task.job_id,
+            task_id=one.task.task_id,
+            worker_id=self._config.WORKER_ID,
+            status=outcome.status,
+            data=outcome.data,
+            error=outcome.error,
+        )
 
     def _heard_of(self, one: InHand, unwanted: Iterable[str]) -> None:
         self._spoke_last = one
@@ -336,6 +369,19 @@ class Run:
             log.info("results left from an earlier run", extra={"results": len(left)})
 
     # -- what we say of ourselves
+
+    def _introduce(self) -> None:
+        if not self._profile.handlers:
+            log.warning("no tasks are registered: nothing will come")
+        log.info(
+            "started",
+            extra={
+                "worker_id": self._config.WORKER_ID,
+                "tasks": ",".join(self._profile.handlers),
+                "places": self._profile.places,
+                "orchestrators": ",".join(link.peer.orchestrator.url for link in self._links),
+            },
+        )
 
     def _registration(self) -> WorkerRegistration:
         return self._profile.registration(self._running_classes())

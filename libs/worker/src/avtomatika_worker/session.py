@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from avtomatika_worker.orchestrators import Orchestrator, Turns
-from rxon import RxonError
+from rxon import RxonAuthError, RxonError, RxonNetworkError
 from rxon.exceptions import RequestRefused
 
 JITTER: Final = 0.2
@@ -28,9 +28,13 @@ class Peer:
     orchestrator: Orchestrator
     registered: bool = False
     knows_batches: bool = True
-    """Until it says otherwise: then it gets single results and polls for ever."""
+    """Until it says otherwise: then it gets single results and polls until we register again."""
     resting_until: float = 0.0
     """No poll before this time."""
+    is_asked: bool = False
+    """A poll is open."""
+    was_idle: bool = False
+    """Its last poll brought nothing."""
     failed_calls: int = 0
     """In a row, of those that are repeated by themselves: register, heartbeat, poll."""
 
@@ -72,6 +76,7 @@ class Session:
         places: int,
         rhythm: Rhythm,
         in_turn: bool,
+        one_by_one: bool,
         draw: Callable[[], float],
     ) -> None:
         self.peers = tuple(Peer(orchestrator) for orchestrator in orchestrators)
@@ -81,20 +86,51 @@ class Session:
         self._places = places
         self._rhythm = rhythm
         self._turns = Turns() if in_turn else None
+        self._one_by_one = one_by_one
+        """What may come depends on what runs: it is said anew between one task and the next."""
         self._draw = draw
 
     # -- whom to ask, and for how many
 
     def next_poll(self, now: float, taken: int) -> Ask | None:
-        """The poll to make while `taken` places are taken, if one is to be made now."""
+        """The poll to make while `taken` places are taken, if one is to be made now.
+
+        In turn each orchestrator has a poll of its own; else, and where each task is taken with
+        all others in sight, one is open at a time.
+        """
         free = self._free(taken)
-        usable = self._usable(now)
-        if free < 1 or not usable:
+        waiting = [peer for peer in self._usable(now) if not peer.is_asked]
+        if free < 1 or not waiting:
+            return None
+        if (self._turns is None or self._one_by_one) and any(peer.is_asked for peer in self.peers):
             return None
         if self._turns is None:
-            return Ask(usable[0], free)
-        chosen = self._turns.choose([peer.orchestrator for peer in usable])
-        return Ask(next(peer for peer in usable if peer.orchestrator is chosen), free)
+            return Ask(waiting[0], 1 if self._one_by_one else free)
+        chosen = self._turns.choose([peer.orchestrator for peer in waiting])
+        peer = next(peer for peer in waiting if peer.orchestrator is chosen)
+        return Ask(peer, 1 if self._one_by_one else self._share(peer, free))
+
+    def _share(self, peer: Peer, free: int) -> int:
+        """By weight, but one place where more would lie idle: they are another's meanwhile."""
+        answering = [one for one in self.peers if one is peer or not one.failed_calls]
+        if len(answering) == 1:
+            return free
+        waiting = [one for one in answering if not one.is_asked]
+        modest = [one for one in waiting if one.was_idle or not one.knows_batches]
+        if peer in modest:
+            return 1
+        weights = sum(one.orchestrator.weight for one in waiting if one not in modest)
+        return max(1, (free - len(modest)) * peer.orchestrator.weight // weights)
+
+    def poll_began(self, ask: Ask) -> None:
+        ask.peer.is_asked = True
+        self.asked += ask.most
+
+    def poll_ended(self, ask: Ask, brought: int | None) -> None:
+        """With so many tasks; None: with an error."""
+        ask.peer.is_asked = False
+        ask.peer.was_idle = brought == 0
+        self.asked -= ask.most
 
     def most_with_results(self, peer: Peer, now: float, taken: int) -> int:
         """How many tasks may come back with results for `peer`, `taken` counted without theirs.
@@ -104,6 +140,8 @@ class Session:
         """
         usable = self._usable(now)
         if not usable or usable[0] is not peer or (self._turns and len(usable) > 1):
+            return 0
+        if self._one_by_one:
             return 0
         return self._free(taken)
 
@@ -120,6 +158,7 @@ class Session:
 
     def registered(self, peer: Peer) -> None:
         peer.registered = True
+        peer.knows_batches = True
         peer.resting_until = 0.0
         peer.failed_calls = 0
 
@@ -184,6 +223,19 @@ class Session:
 def is_not_there(error: RxonError) -> bool:
     """The orchestrator does not know this kind of request."""
     return _status(error) in _NOT_THERE
+
+
+def hint_for(error: RxonError) -> str | None:
+    """What a person may do about a registration that fails."""
+    match error:
+        case RxonAuthError():
+            return "set WORKER_TOKEN to a token this orchestrator knows"
+        case RxonNetworkError():
+            return "check that it runs, and its URL"
+        case RequestRefused() if is_not_there(error):
+            return "no orchestrator takes workers there: check its URL"
+        case _:
+            return None
 
 
 def _is_final(error: RxonError) -> bool:

@@ -3,17 +3,23 @@
 import asyncio
 import logging
 import signal
+import ssl
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TypeVar
 
 import aiohttp
 
-from avtomatika_worker.config import DEFAULT_TOKEN, WorkerConfig
+from avtomatika_worker.config import DEFAULT_TOKEN, MODES, InvalidSetting, WorkerConfig
 from avtomatika_worker.handlers import HandlerFunction, read_handler
 from avtomatika_worker.health import health_endpoint
 from avtomatika_worker.logs import LineHandler, line_of_logger, setup_logging
-from avtomatika_worker.orchestrators import Orchestrator, read_orchestrator, read_orchestrators
+from avtomatika_worker.orchestrators import (
+    Orchestrator,
+    read_orchestrator,
+    read_orchestrators,
+    unread_keys,
+)
 from avtomatika_worker.profile import Profile
 from avtomatika_worker.progress_line import showing_progress
 from avtomatika_worker.run import Run
@@ -32,7 +38,8 @@ class Worker:
     `worker_type` and `max_concurrent_tasks` go before the settings of the same name;
     `task_type_limits` says how many tasks of a class may run at once; `skill_dependencies` which
     models a task needs; `capacity_checker` is asked whether a task may come now; `http_session`
-    is used and never closed; `clients` are (orchestrator, transport) pairs for tests;
+    is used and never closed; `clients` are (orchestrator, transport) pairs, for tests and for an
+    orchestrator in this process: a worker without a WORKER_ID takes the name these are made for;
     `announce_contracts` tells the orchestrators what params and statuses each task has.
     """
 
@@ -50,6 +57,9 @@ class Worker:
         announce_contracts: bool = False,
     ) -> None:
         self.config = config or WorkerConfig()
+        self._clients = None if clients is None else tuple(clients)
+        if self._clients and self.config.has_drawn_id:
+            self.config.WORKER_ID = _named_by(self._clients) or self.config.WORKER_ID
         if max_concurrent_tasks is not None and max_concurrent_tasks < 1:
             raise ValueError("max_concurrent_tasks must be at least 1.")
         self._profile = Profile(
@@ -64,7 +74,6 @@ class Worker:
             announce_contracts=announce_contracts,
         )
         self._http_session = http_session
-        self._clients = None if clients is None else tuple(clients)
         self._run: Run | None = None
         self._stop_early = False
 
@@ -192,8 +201,9 @@ class Worker:
         if self._run is not None:
             raise RuntimeError("The worker runs already.")
         self.config.validate()
-        self._warn_of_settings()
-        run = self._run = Run(self._profile, self._lines(clients))
+        lines = self._lines(clients)
+        self._warn_of_settings(uses_token=clients is None)
+        run = self._run = Run(self._profile, lines)
         if self._stop_early:
             run.stop()
         try:
@@ -226,11 +236,7 @@ class Worker:
             given = [(read_orchestrator(entry), transport) for entry, transport in clients]
             return sorted(given, key=lambda one: (one[0].priority, one[0].url))
         config = self.config
-        ssl_context = (
-            create_client_ssl_context(config.TLS_CA_PATH, config.TLS_CERT_PATH, config.TLS_KEY_PATH)
-            if config.TLS_CA_PATH or config.TLS_CERT_PATH
-            else None
-        )
+        ssl_context = self._ssl_context()
         return [
             (
                 orchestrator,
@@ -245,13 +251,48 @@ class Worker:
             for orchestrator in read_orchestrators(config.ORCHESTRATORS)
         ]
 
-    def _warn_of_settings(self) -> None:
-        if self.config.WORKER_TOKEN == DEFAULT_TOKEN:
-            log.warning("WORKER_TOKEN is the default: set a secret of your own")
+    def _ssl_context(self) -> ssl.SSLContext | None:
+        """Raises InvalidSetting."""
+        config = self.config
+        if not (config.TLS_CA_PATH or config.TLS_CERT_PATH):
+            return None
+        try:
+            return create_client_ssl_context(
+                config.TLS_CA_PATH, config.TLS_CERT_PATH, config.TLS_KEY_PATH
+            )
+        except ssl.SSLError as error:
+            raise InvalidSetting(
+                "TLS_CA_PATH, TLS_CERT_PATH and TLS_KEY_PATH must be PEM files of a CA, and of a"
+                f" certificate and its key: {error}."
+            ) from error
+
+    def _warn_of_settings(self, *, uses_token: bool) -> None:
+        if uses_token and self.config.WORKER_TOKEN == DEFAULT_TOKEN:
+            log.warning("WORKER_TOKEN is not set: it is how orchestrators know their workers")
+        if self.config.MULTI_ORCHESTRATOR_MODE.upper() not in MODES:
+            log.warning(
+                "unknown mode counts as FAILOVER",
+                extra={
+                    "setting": "MULTI_ORCHESTRATOR_MODE",
+                    "value": self.config.MULTI_ORCHESTRATOR_MODE,
+                },
+            )
+        if unread := unread_keys(self.config.ORCHESTRATORS):
+            log.warning(
+                "keys without effect",
+                extra={"setting": "ORCHESTRATORS_CONFIG", "keys": unread},
+            )
         if self.config.S3_ENDPOINT_URL:
             log.warning(
                 "setting has no effect in this version", extra={"setting": "S3_ENDPOINT_URL"}
             )
+
+
+def _named_by(clients: Iterable[tuple[Mapping[str, object], Transport]]) -> str | None:
+    """The one worker that all these transports were made for, as far as they say."""
+    names = {getattr(transport, "worker_id", None) for _, transport in clients}
+    name = names.pop() if len(names) == 1 else None
+    return name if isinstance(name, str) else None
 
 
 @contextmanager

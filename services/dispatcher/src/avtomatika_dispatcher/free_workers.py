@@ -7,7 +7,7 @@ heap of its own, and a worker that changed is put on the heaps of its task types
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -24,6 +24,9 @@ from avtomatika_core.routing import (
     unfitness,
     waiting_reason,
 )
+
+_MOST_DEMANDS: Final = 200
+"""Of one task type: each keeps a heap of its workers up to date."""
 
 
 class _Known(msgspec.Struct, kw_only=True):
@@ -73,12 +76,15 @@ class FreeWorkers:
         self._queues: dict[str, dict[Demand, _Queue]] = {}
         self._version = 0
         self._age = 0.0
+        self.largest_room = 1
+        """The most tasks that polls of one worker asked for since all were read."""
 
     def __len__(self) -> int:
         return len(self._known)
 
     def replace_all(self, workers: Iterable[Worker]) -> None:
         """These and no others are alive. Forgets the heaps that nobody asked for since last time."""
+        self.largest_room = 1
         gone = set(self._known)
         for worker in workers:
             gone.discard(worker.worker_id)
@@ -106,6 +112,7 @@ class FreeWorkers:
                 profile.supported_tasks,
             )
         places = worker.places
+        self.largest_room = max(self.largest_room, places.room)
         known = self._known[worker.worker_id] = _Known(
             document=worker.document,
             profile=profile,
@@ -117,13 +124,23 @@ class FreeWorkers:
         )
         self._requeue(known)
 
-    def update(self, worker_id: WorkerId, places: Places) -> bool:
-        """Take over what became of its places. False: it must be read, this is not the one known."""
+    def update(
+        self, worker_id: WorkerId, places: Places, turns: Mapping[str, float] | None = None
+    ) -> bool:
+        """Take over what became of its places, and turns it had besides.
+
+        False: it must be read, this is not the one known.
+        """
         known = self._known.get(worker_id)
         if known is None or known.incarnation != places.incarnation:
             return False
-        if known.stamp < places.stamp:
+        for task_type, at in (turns or {}).items():
+            known.turns[task_type] = max(at, known.turns.get(task_type, NEVER))
+        is_later = known.stamp < places.stamp
+        if is_later:
             known.stamp, known.room, known.held = places.stamp, places.room, places.held
+            self.largest_room = max(self.largest_room, places.room)
+        if is_later or turns:
             self._requeue(known)
         return True
 
@@ -139,9 +156,13 @@ class FreeWorkers:
         known.turns[task_type] = now
         self._requeue(known)
 
-    def hold_back(self, worker_id: WorkerId) -> None:
-        """Ask it no more until it is read again: the store refused what looked possible."""
-        if (known := self._known.get(worker_id)) is not None:
+    def hold_back(self, worker_id: WorkerId, stamp: int) -> None:
+        """Ask it no more until its places change: the store refused what looked possible.
+
+        `stamp`: of its places when it was refused; with later ones it may be asked.
+        """
+        known = self._known.get(worker_id)
+        if known is not None and known.stamp <= stamp:
             known.room = 0
             self._requeue(known)
 
@@ -177,11 +198,14 @@ class FreeWorkers:
 
     def _queue(self, demand: Demand) -> _Queue:
         queues = self._queues.setdefault(demand.type, {})
-        queue = queues.get(demand)
+        queue = queues.pop(demand, None)
         if queue is None:
-            queue = queues[demand] = _Queue(demand)
+            if len(queues) >= _MOST_DEMANDS:  # the one nobody asked for longest
+                del queues[next(iter(queues))]
+            queue = _Queue(demand)
             for worker_id in self._by_type.get(demand.type, ()):
                 self._enter(queue, self._known[worker_id])
+        queues[demand] = queue
         queue.is_used = True
         return queue
 

@@ -40,6 +40,8 @@ FEW_CHANGED: Final = 64
 """So many workers are read by name, however few there are."""
 MOST_MATCHES: Final = 512
 """In one operation of the store."""
+REREAD_SECONDS: Final = 0.05
+"""A board whose listed tasks are all promised is read again after so long."""
 EXPLAIN_SECONDS: Final = 0.2
 """How long a task waits before somebody notes why; most are gone by then."""
 
@@ -79,7 +81,7 @@ class DispatcherService:
         self._workers = FreeWorkers(settings.soft_limit, draw, settings.min_reputation)
         self._boards: dict[int, _Board] = {}
         self._changed: set[WorkerId] = set()
-        self._places: dict[WorkerId, Places] = {}
+        self._places: dict[WorkerId, tuple[Places, dict[str, float]]] = {}
         self._unmatched: list[tuple[TaskId, int]] = []
         self._must_read_all = True
         self._next_full_read = -math.inf
@@ -88,6 +90,7 @@ class DispatcherService:
         self._next_forgetting = math.inf
         self._reasons: dict[TaskId, str] = {}
         self._next_explaining = math.inf
+        self._next_rereading = math.inf
         self._warned: set[tuple[str, tuple[str, ...]]] = set()
         self._wake = asyncio.Event()
 
@@ -170,7 +173,10 @@ class DispatcherService:
         elif hint.places is None:
             self._changed.add(WorkerId(hint.value))
         else:
-            self._places[WorkerId(hint.value)] = hint.places
+            worker_id = WorkerId(hint.value)
+            earlier = self._places.get(worker_id)
+            turns = {**earlier[1], **hint.turns} if earlier else dict(hint.turns)
+            self._places[worker_id] = hint.places, turns
 
     # --- matching ---------------------------------------------------------------------------------
 
@@ -200,7 +206,11 @@ class DispatcherService:
             self._mark_boards_stale()
         if now >= self._next_forgetting:
             self._forget_matches(now)
+        if now >= self._next_rereading:
+            self._next_rereading = math.inf
+            self._mark_boards_stale()
         while self._has_news():
+            await asyncio.sleep(0)  # on memory nothing else would get its turn
             self._forget_unmatched()
             await self._read_workers()
             for partition, board in list(self._boards.items()):
@@ -210,7 +220,12 @@ class DispatcherService:
                     self._take_in(board)
             await self._match_heads()
         await self._explain_waiting()
-        return min(self._next_full_read, self._next_forgetting, self._next_explaining)
+        return min(
+            self._next_full_read,
+            self._next_forgetting,
+            self._next_explaining,
+            self._next_rereading,
+        )
 
     def _has_news(self) -> bool:
         return bool(
@@ -242,8 +257,8 @@ class DispatcherService:
 
     async def _read_workers(self) -> None:
         places, self._places = self._places, {}
-        for worker_id, now in places.items():
-            if not self._workers.update(worker_id, now):
+        for worker_id, (now, turns) in places.items():
+            if not self._workers.update(worker_id, now, turns):
                 self._changed.add(worker_id)
         changed, self._changed = self._changed, set()
         if self._must_read_all or len(changed) > max(FEW_CHANGED, len(self._workers) // 4):
@@ -262,15 +277,19 @@ class DispatcherService:
     async def _read_board(self, partition: int, board: _Board) -> None:
         board.is_stale = False
         board.arrived.clear()
+        wanted = max(HEADS, min(self._workers.largest_room, MOST_HEADS))
+        board.room = max(board.room, wanted)
         listed = self._with_demands(await self._backend.board.heads(partition, board.room))
         board.heads = [head for head in listed if _offer(head[0]) not in self._matched]
         board.cut = {demand for task, demand in listed if task.has_more}
         hidden = board.cut - {demand for _, demand in board.heads}
         if not hidden:
-            board.room = HEADS
+            board.room = wanted
         elif board.room < MOST_HEADS:  # behind those that are about to go there may be others
-            board.room *= 2
+            board.room = min(2 * board.room, MOST_HEADS)
             board.is_stale = True
+        else:  # nothing to be seen until some of them have gone
+            self._next_rereading = self._backend.clock.now() + REREAD_SECONDS
 
     def _take_in(self, board: _Board) -> None:
         """What came to the board, where it belongs; what is behind the listed ones is not listed."""
@@ -311,9 +330,13 @@ class DispatcherService:
         heads = [head for board in self._boards.values() for head in board.heads]
         if len(self._boards) > 1:
             heads.sort(key=lambda head: -head[0].priority)
+        has_matched = False
         while heads and (chosen := self._choose(heads)):
+            has_matched = True
             await self._match(chosen)
             heads = [head for head in heads if _offer(head[0]) not in self._matched]
+        if not has_matched:
+            return
         for board in self._boards.values():
             board.heads = [head for head in board.heads if _offer(head[0]) not in self._matched]
             if board.cut - {demand for _, demand in board.heads}:
@@ -351,8 +374,8 @@ class DispatcherService:
                 self._changed.add(worker_id)
         if refusing:  # they looked free and were not
             await self._read_by_name(refusing)
-            for worker_id in refusing:
-                self._workers.hold_back(worker_id)
+            for worker_id in refusing & matched.places.keys():
+                self._workers.hold_back(worker_id, matched.places[worker_id].stamp)
 
     # --- what people are told ---------------------------------------------------------------------
 
@@ -381,6 +404,8 @@ class DispatcherService:
         names = demand.ignored + demand.unreadable
         if not names or (demand.type, names) in self._warned:
             return
+        if len(self._warned) >= MOST_KNOWN:
+            self._warned.clear()
         self._warned.add((demand.type, names))
         log.warning(
             "resource requirements are not understood",

@@ -1,12 +1,18 @@
 """Which blueprints this executor hosts, with their rules, and where the others are."""
 
+import asyncio
 from collections.abc import Iterable
 
-from avtomatika_common.backend.ports import Backend, CatalogueEntry
+from avtomatika_common.backend.ports import Backend, CatalogueEntry, StoreUnavailable
 from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.definitions import DefinitionError
+from avtomatika_common.logs import get_logger
 from avtomatika_core.outcomes import Rules
 from avtomatika_executor.settings import Settings
+
+_BACK_OFF_SECONDS = 0.5
+
+log = get_logger()
 
 
 class Hosting:
@@ -37,6 +43,18 @@ class Hosting:
         await self._catalogue.publish(
             [_entry_of(blueprint, self._settings.group) for blueprint in self.blueprints.values()]
         )
+
+    async def keep_published(self) -> None:
+        """Publish again whenever the catalogue has lost what is hosted here, until cancelled."""
+        while True:
+            try:
+                version, entries = await self._catalogue.entries()
+                if self.blueprints.keys() - {entry.name for entry in entries}:
+                    log.warning("catalogue published again", blueprints=sorted(self.blueprints))
+                    await self.publish()
+                await self._catalogue.changed(version)
+            except StoreUnavailable:
+                await asyncio.sleep(_BACK_OFF_SECONDS)
 
     async def entry(self, name: str) -> CatalogueEntry:
         """Where blueprint `name` is hosted. Raises DefinitionError: nobody hosts it."""

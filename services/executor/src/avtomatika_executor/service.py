@@ -93,6 +93,7 @@ class ExecutorService:
                 background.create_task(self._audit(), name="executor audits its claims"),
                 background.create_task(self._watch_wanted(), name="executor watches cancels"),
                 background.create_task(take_over.run(), name="executor takes over"),
+                background.create_task(hosting.keep_published(), name="executor publishes"),
             ]
             log.info(
                 "executor serves",

@@ -38,7 +38,11 @@ async def read_object(request: web.Request) -> dict[str, Any]:
 
 async def read_message(request: web.Request) -> dict[str, Any]:
     """A worker's JSON object. Raises BadMessage; aiohttp's own error when it is too large."""
-    body = await request.read()
+    return parse_message(await request.read())
+
+
+def parse_message(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`. Raises BadMessage."""
     message = rxon.parse_object(body)
     if _is_too_deep(body, message):
         raise InvalidJson

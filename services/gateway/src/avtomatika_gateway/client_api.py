@@ -261,7 +261,8 @@ class ClientApi:
         return json_response(documents)
 
     async def _catalog(self, _request: web.Request, _client: ApiClient) -> web.Response:
-        return json_response(skill_catalog(await self._workers.live()))
+        workers = await self._workers.live()
+        return json_response(await asyncio.to_thread(skill_catalog, workers))
 
     async def _dashboard(self, _request: web.Request, client: ApiClient) -> web.Response:
         counted = await self._jobs.count_by_status(client.scope)

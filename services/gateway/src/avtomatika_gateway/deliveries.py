@@ -10,9 +10,10 @@ from typing import Final
 
 import msgspec
 
-from avtomatika_common.backend.ports import LeasedTask, StoreUnavailable, TaskBoard
+from avtomatika_common.backend.ports import LeasedTask, TaskBoard
 from avtomatika_common.logs import get_logger
 from avtomatika_core.job import WorkerId
+from avtomatika_gateway.background import unhurried
 
 RESET_SECONDS: Final = 0.2
 """Well below the board's delivery timeout."""
@@ -37,7 +38,6 @@ class Deliveries:
         """More than one where a task went back and was handed out again meanwhile."""
         self._due: deque[tuple[float, _Written]] = deque()
         self._by_connection: dict[object, list[_Written]] = {}
-        self._returning: set[asyncio.Task[None]] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._has_some = asyncio.Event()
 
@@ -48,7 +48,7 @@ class Deliveries:
         while True:
             await self._has_some.wait()
             await asyncio.sleep(max(0.0, self._due[0][0] - loop.time()) + _TOGETHER_SECONDS)
-            await self.confirm_until(loop.time())
+            await unhurried(self.confirm_until(loop.time()))
             if not self._due:
                 self._has_some.clear()
 
@@ -59,10 +59,8 @@ class Deliveries:
             written = self._due.popleft()[1]
             if self._forget(written):
                 certain.append(written)
-        try:
-            await asyncio.gather(*(self._confirm(written) for written in certain))
-        except StoreUnavailable as reason:  # the delivery timer of the board decides
-            log.warning("hand-outs not confirmed", count=len(certain), reason=str(reason))
+        # Each for itself; of one that fails the delivery timer of the board decides.
+        await asyncio.gather(*(unhurried(self._confirm(written)) for written in certain))
 
     async def _confirm(self, written: _Written) -> None:
         task = written.task
@@ -93,16 +91,13 @@ class Deliveries:
     def put_back(self, task: LeasedTask, worker_id: WorkerId) -> None:
         """The worker did not get the task: back to its place on the board."""
         assert self._tasks is not None, "tasks are handed out while the service runs"
-        self._tasks.create_task(self._return(task, worker_id))
+        self._tasks.create_task(unhurried(self._return(task, worker_id)))
 
     async def _return(self, task: LeasedTask, worker_id: WorkerId) -> None:
         log.info("task not taken", job_id=task.job_id, task_id=task.task_id, worker_id=worker_id)
-        try:
-            await self._board.undeliver(
-                task.task_id, task.job_id, worker_id, offer_number=task.offer_number
-            )
-        except StoreUnavailable as reason:  # the delivery timer of the board returns it
-            log.warning("task not put back", task_id=task.task_id, reason=str(reason))
+        await self._board.undeliver(
+            task.task_id, task.job_id, worker_id, offer_number=task.offer_number
+        )
 
     def _forget(self, written: _Written) -> bool:
         """False: it was settled or put back before."""

@@ -1,4 +1,4 @@
-"""Which error becomes which HTTP answer: one table, and the middleware that applies it."""
+"""Which error becomes which answer: one table, and the middleware that applies it to HTTP."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -18,6 +18,7 @@ from avtomatika_common.logs import get_logger
 from avtomatika_gateway.bodies import json_response
 from avtomatika_gateway.refusals import (
     BadRequest,
+    BodyTooLarge,
     Conflict,
     Forbidden,
     NotFound,
@@ -30,28 +31,33 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = get_logger()
 
 
-class _Answer(msgspec.Struct, frozen=True):
+class Refusal(msgspec.Struct, frozen=True):
     status: int
     text: str = "{error}"
     retry_after_seconds: int | None = None
 
 
-_ANSWERS: Final[dict[type[Exception], _Answer]] = {
-    BadRequest: _Answer(400),
-    BadMessage: _Answer(400),
-    Unauthenticated: _Answer(401),
-    Forbidden: _Answer(403),
-    NotFound: _Answer(404),
-    Conflict: _Answer(409),
-    JobNotFound: _Answer(404, "Job not found"),
-    JobIsTerminal: _Answer(
+_REFUSALS: Final[dict[type[Exception], Refusal]] = {
+    BadRequest: Refusal(400),
+    BadMessage: Refusal(400),
+    Unauthenticated: Refusal(401),
+    Forbidden: Refusal(403),
+    NotFound: Refusal(404),
+    Conflict: Refusal(409),
+    BodyTooLarge: Refusal(413),
+    JobNotFound: Refusal(404, "Job not found"),
+    JobIsTerminal: Refusal(
         409, "Job is not in a state that can be cancelled (already {error.status})."
     ),
-    ApprovalNotOpen: _Answer(409, "Job is not in a state that can be approved"),
-    IdempotencyKeyReused: _Answer(422, "Idempotency-Key was used for another request."),
-    StoreFull: _Answer(503, "No new work is taken now, try again later.", 5),
-    StoreUnavailable: _Answer(503, "The storage does not answer, try again.", 1),
+    ApprovalNotOpen: Refusal(409, "Job is not in a state that can be approved"),
+    IdempotencyKeyReused: Refusal(422, "Idempotency-Key was used for another request."),
+    StoreFull: Refusal(503, "No new work is taken now, try again later.", 5),
+    StoreUnavailable: Refusal(503, "The storage does not answer, try again.", 1),
 }
+UNEXPECTED: Final = Refusal(500, "Internal server error")
+"""What anything else is answered with: a fault of ours, whose text is not for others."""
+REFUSED: Final = tuple(_REFUSALS)
+"""Errors that are answers; `refusal_of` says which."""
 
 
 @web.middleware
@@ -60,36 +66,33 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         return await handler(request)
     except web.HTTPRequestEntityTooLarge:
-        limit = request.client_max_size
-        return json_response({"error": f"Request body is larger than {limit} bytes."}, 413)
+        return _answer(refusal_of(BodyTooLarge(limit=request.client_max_size)))
     except web.HTTPException as answer:
         if answer.status < 400 or answer.content_type == "application/json":
             raise
         kept = {name: answer.headers[name] for name in ("Allow",) if name in answer.headers}
         return json_response({"error": answer.reason}, answer.status, kept)
-    except tuple(_ANSWERS) as error:
-        return _answer(error)
+    except REFUSED as error:
+        refusal = refusal_of(error)
+        if refusal.status >= 500:
+            log.warning("request refused", status=refusal.status, reason=str(error))
+        return _answer(refusal)
     except Exception:
         if request.transport is None or request.transport.is_closing():
             raise  # the connection dropped: there is nobody to answer
         log.exception("unexpected fault", method=request.method, path=request.path)
-        return json_response({"error": "Internal server error"}, 500)
+        return _answer(UNEXPECTED)
 
 
-def status_and_text(error: Exception) -> tuple[int, str] | None:
-    """How a request that raises this is answered; None: it is not to be expected."""
-    for kind in type(error).__mro__:
-        if (answer := _ANSWERS.get(kind)) is not None:
-            return answer.status, answer.text.format(error=error)
-    return None
+def refusal_of(error: Exception) -> Refusal:
+    """How a request that raises this is answered, one of `REFUSED`."""
+    kind = next(kind for kind in type(error).__mro__ if kind in _REFUSALS)
+    refusal = _REFUSALS[kind]
+    return msgspec.structs.replace(refusal, text=refusal.text.format(error=error))
 
 
-def _answer(error: Exception) -> web.Response:
-    kind = next(kind for kind in type(error).__mro__ if kind in _ANSWERS)
-    answer = _ANSWERS[kind]
+def _answer(refusal: Refusal) -> web.Response:
     headers = (
-        {"Retry-After": str(answer.retry_after_seconds)} if answer.retry_after_seconds else None
+        {"Retry-After": str(refusal.retry_after_seconds)} if refusal.retry_after_seconds else None
     )
-    if answer.status >= 500:
-        log.warning("request refused", status=answer.status, reason=str(error))
-    return json_response({"error": answer.text.format(error=error)}, answer.status, headers)
+    return json_response({"error": refusal.text}, refusal.status, headers)

@@ -5,6 +5,7 @@ was written. Leasing runs in tasks of the service: a connection that drops canno
 """
 
 import asyncio
+import math
 from collections.abc import Coroutine, Sequence
 
 import msgspec
@@ -13,10 +14,13 @@ from avtomatika_common.backend.ports import Backend, LeasedTask, Match, Promise,
 from avtomatika_common.ids import new_id
 from avtomatika_common.logs import get_logger
 from avtomatika_core.job import WorkerId
+from avtomatika_gateway.background import unhurried
 from avtomatika_gateway.deliveries import Deliveries
 from avtomatika_gateway.refusals import NotFound
 from avtomatika_gateway.settings import Settings
 from avtomatika_gateway.skills import SkillContracts
+
+_PART_OF_TTL = 0.75
 
 log = get_logger()
 
@@ -51,7 +55,10 @@ class Polls:
         contracts: SkillContracts,
     ) -> None:
         self._gateway = settings.instance_id
-        self._timeout_seconds = settings.poll_timeout_seconds
+        # A poll keeps its worker alive by beginning: it must end before the registration does.
+        self._timeout_seconds = min(
+            settings.poll_timeout_seconds, _PART_OF_TTL * settings.registration_ttl_seconds
+        )
         self._ttl_seconds = settings.registration_ttl_seconds
         self._clock = backend.clock
         self._workers = backend.workers
@@ -79,7 +86,9 @@ class Polls:
     async def wait(
         self, worker_id: WorkerId, *, room: int = 1, seconds: float | None = None
     ) -> Sequence[LeasedTask]:
-        """Up to `room` tasks for this worker; none if none came in the time of a poll, or `seconds`.
+        """Up to `room` tasks for this worker; none if none came in the time of a poll.
+
+        `seconds`: wait no longer than that.
 
         Each is to be told to `Deliveries`: as written, or to be put back. Renews the
         registration; raises NotFound where there is none.
@@ -87,7 +96,7 @@ class Polls:
         if self._is_closing:
             return ()
         loop = asyncio.get_running_loop()
-        timeout = self._timeout_seconds if seconds is None else seconds
+        timeout = min(self._timeout_seconds, math.inf if seconds is None else seconds)
         poll = _Poll(
             poll_id=new_id(),
             worker_id=worker_id,
@@ -164,7 +173,9 @@ class Polls:
         return await asyncio.gather(*(self._lease(match, one) for one in match.promises))
 
     async def _decline_all(self, match: Match) -> None:
-        await asyncio.gather(*(self._decline(match, one) for one in match.promises))
+        await asyncio.gather(
+            *(self._decline(match, one, can_be_matched=True) for one in match.promises)
+        )
 
     async def _lease(self, match: Match, promise: Promise) -> LeasedTask | None:
         try:
@@ -179,11 +190,16 @@ class Polls:
             log.warning("task not leased", task_id=promise.task_id, reason=str(reason))
             task = None
         if task is None:
-            await self._decline(match, promise)
+            # It may stay on the board although nobody wants it any more: not to be matched at once.
+            await self._decline(match, promise, can_be_matched=False)
             return None
-        refusal = await self._contracts.refused_by_contract(
-            task, match.worker_id, match.incarnation
-        )
+        try:
+            refusal = await self._contracts.refused_by_contract(
+                task, match.worker_id, match.incarnation
+            )
+        except StoreUnavailable:
+            self._deliveries.put_back(task, match.worker_id)
+            return None
         if refusal is None:
             return task
         log.warning(
@@ -195,10 +211,13 @@ class Polls:
         await self._board.end_lease(task.job_id, match.worker_id, refusal)
         return None
 
-    async def _decline(self, match: Match, promise: Promise) -> None:
+    async def _decline(self, match: Match, promise: Promise, *, can_be_matched: bool) -> None:
         try:
             await self._workers.end_hold(
-                match.worker_id, promise.task_id, offer_number=promise.offer_number
+                match.worker_id,
+                promise.task_id,
+                offer_number=promise.offer_number,
+                can_be_matched=can_be_matched,
             )
         except StoreUnavailable as reason:  # the hold ends by itself
             log.warning("promise not ended", task_id=promise.task_id, reason=str(reason))
@@ -213,14 +232,4 @@ class Polls:
 
     def _start(self, operation: Coroutine[None, None, None]) -> None:
         assert self._tasks is not None, "polls are answered while the service runs"
-        self._tasks.create_task(_unhurried(operation))
-
-
-async def _unhurried(operation: Coroutine[None, None, None]) -> None:
-    """Nobody waits for it: what fails here is mended by the timers of board, holds and credits."""
-    try:
-        await operation
-    except StoreUnavailable as reason:
-        log.warning("store unavailable", reason=str(reason))
-    except Exception:
-        log.exception("hand-out failed")
+        self._tasks.create_task(unhurried(operation))

@@ -21,3 +21,10 @@ class Conflict(AvtomatikaError):
 
 class NotFound(AvtomatikaError):
     """There is no such thing, or it is not for the one who asks."""
+
+
+class BodyTooLarge(AvtomatikaError):
+    """More bytes than one request may have."""
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(f"Request body is larger than {limit} bytes.")

@@ -1,4 +1,7 @@
-"""The only door: HTTP for clients, workers and people, over the ports; it runs no user code."""
+"""The only door: HTTP for clients, workers and people, over the ports; it runs no user code.
+
+Workers of the same process may come in without HTTP.
+"""
 
 import asyncio
 import math
@@ -19,6 +22,7 @@ from avtomatika_gateway.bodies import json_response
 from avtomatika_gateway.client_api import ClientApi
 from avtomatika_gateway.deliveries import Deliveries
 from avtomatika_gateway.http_errors import answer_errors
+from avtomatika_gateway.in_process import InProcessDoor, InProcessTransport, Inside
 from avtomatika_gateway.mail import read_mail
 from avtomatika_gateway.polls import Polls
 from avtomatika_gateway.settings import Settings
@@ -28,6 +32,7 @@ from avtomatika_gateway.worker_api import WorkerApi
 from avtomatika_gateway.worker_events import OnWorkerEvent, WorkerEvents
 from avtomatika_gateway.worker_operations import WorkerOperations
 from avtomatika_gateway.worker_sockets import WorkerSockets
+from rxon import Transport
 
 log = get_logger()
 
@@ -36,7 +41,7 @@ class GatewayService:
     """One HTTP server; any number of them share a backend.
 
     `app` may be given more routes until `run` is called; one that is passed in keeps its own, and
-    its `client_max_size` is the limit of bodies.
+    its `client_max_size` is the limit of bodies. `in_process` opens while it runs.
     """
 
     name = "gateway"
@@ -49,6 +54,7 @@ class GatewayService:
         ssl_context: ssl.SSLContext | None = None,
         app: web.Application | None = None,
         on_worker_event: OnWorkerEvent | None = None,
+        in_process: InProcessDoor | None = None,
     ) -> None:
         self.instance_id = settings.instance_id
         self._settings = settings
@@ -73,11 +79,12 @@ class GatewayService:
             backend, access, self._operations, self._deliveries, self._worker_events
         )
         self._worker_sockets = WorkerSockets(
-            settings, backend, self._worker_api, self._operations, self._sockets
+            settings, self._worker_api, self._operations, self._sockets
         )
         self._approvals = Approvals(settings, backend, access)
         self._client_api = ClientApi(settings, backend, history, access, self._blueprints)
         self._has_routes = False
+        self._in_process = in_process or InProcessDoor()
         self.app = app or web.Application(client_max_size=settings.max_request_body_bytes)
 
     def add_routes(self) -> None:
@@ -93,6 +100,13 @@ class GatewayService:
         self._client_api.add_quarantine_list(self.app)
         if self._settings.enable_client_api:
             self._client_api.add_to(self.app, self._base)
+
+    def transport(self, worker_id: str) -> Transport:
+        """The line of a worker of this name in this event loop; it works while the gateway runs.
+
+        Raises ValueError for what cannot be the id of a worker.
+        """
+        return InProcessTransport(self._in_process, worker_id)
 
     @property
     def port(self) -> int:
@@ -123,6 +137,7 @@ class GatewayService:
                 tasks.create_task(self._sockets.serve(tasks), name="gateway sockets"),
                 tasks.create_task(self._blueprints.follow(), name="gateway catalogue"),
             ]
+            self._in_process.open(self._inside(tasks))
             try:
                 await self._listen(runner)
                 ready.set()
@@ -131,11 +146,25 @@ class GatewayService:
                 await self._worker_sockets.close()
             finally:
                 await runner.cleanup()
+                # Later than the application's own clean-up: a worker that stops there is heard.
+                await self._in_process.close(settings.shutdown_timeout_seconds)
                 self._port = None
                 await self._worker_events.drain()
                 await self._deliveries.confirm_until(math.inf)
                 for task in background:
                     task.cancel()
+
+    def _inside(self, tasks: asyncio.TaskGroup) -> Inside:
+        return Inside(
+            operations=self._operations,
+            events=self._worker_events,
+            deliveries=self._deliveries,
+            sockets=self._sockets,
+            clock=self._backend.clock,
+            max_body_bytes=self._settings.max_request_body_bytes,
+            tasks=tasks,
+            loop=asyncio.get_running_loop(),
+        )
 
     async def _read_mail(self) -> None:
         await read_mail(self.instance_id, self._backend.mailbox, self._polls, self._sockets)

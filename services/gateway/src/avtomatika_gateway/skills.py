@@ -166,12 +166,20 @@ class SkillContracts:
         self, task_type: str, task_id: TaskId, worker_id: WorkerId, status: str, data: object
     ) -> TaskFailed | None:
         """How a task ends whose result its worker's contract does not promise."""
-        contract = (await self.of(worker_id)).get(task_type)
-        problem = None if contract is None else check_result(contract, status, data)
+        problem = await self._problem(task_type, worker_id, status, data)
+        if problem is not None:  # it may have registered anew through another gateway
+            self.forget(worker_id)
+            problem = await self._problem(task_type, worker_id, status, data)
         if problem is None:
             return None
         message = f"Result does not keep to the contract of skill '{task_type}': {problem}"
         return self._violation(task_id, worker_id, message)
+
+    async def _problem(
+        self, task_type: str, worker_id: WorkerId, status: str, data: object
+    ) -> str | None:
+        contract = (await self.of(worker_id)).get(task_type)
+        return None if contract is None else check_result(contract, status, data)
 
     def _violation(self, task_id: TaskId, worker_id: WorkerId, message: str) -> TaskFailed:
         return TaskFailed(

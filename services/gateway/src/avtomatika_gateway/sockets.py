@@ -1,7 +1,7 @@
 """The workers' sockets at this gateway: one per worker in the whole deployment, the newest wins."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol
 
@@ -9,11 +9,11 @@ from avtomatika_common.backend.ports import (
     Backend,
     CloseSocket,
     StopTask,
-    StoreUnavailable,
 )
 from avtomatika_common.ids import new_id
 from avtomatika_common.logs import get_logger
 from avtomatika_core.job import WorkerId
+from avtomatika_gateway.background import unhurried
 from avtomatika_gateway.settings import Settings
 from rxon import WorkerCommand
 from rxon.constants import COMMAND_CANCEL_TASK
@@ -49,13 +49,12 @@ class Sockets:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
             mine = [(worker_id, name) for name, (worker_id, _) in self._open.items()]
-            try:
-                lost = await self._workers.renew_sockets(self._gateway, mine) if mine else []
-            except StoreUnavailable as reason:
-                log.warning("sockets not renewed", reason=str(reason))
-                continue
-            for worker_id, name in lost:
-                self.close(CloseSocket(worker_id=worker_id, connection=name))
+            if mine:
+                await unhurried(self._renew(mine))
+
+    async def _renew(self, mine: Sequence[tuple[WorkerId, str]]) -> None:
+        for worker_id, name in await self._workers.renew_sockets(self._gateway, mine):
+            self.close(CloseSocket(worker_id=worker_id, connection=name))
 
     @asynccontextmanager
     async def held(self, worker_id: WorkerId, socket: Socket) -> AsyncGenerator[None, None]:
@@ -64,7 +63,9 @@ class Sockets:
         self._open[name] = (worker_id, socket)
         # In a task of its own: a connection that ends just now must not cut it in two.
         assert self._tasks is not None, "sockets are open while the service runs"
-        claiming = self._tasks.create_task(self._claim(worker_id, name))
+        # If it fails, the next renewal claims it.
+        claim = self._workers.claim_socket(worker_id, self._gateway, name)
+        claiming = self._tasks.create_task(unhurried(claim))
         try:
             await asyncio.shield(claiming)
             yield
@@ -72,18 +73,9 @@ class Sockets:
             del self._open[name]
             self._start(self._release(worker_id, name, claiming))
 
-    async def _claim(self, worker_id: WorkerId, name: str) -> None:
-        try:
-            await self._workers.claim_socket(worker_id, self._gateway, name)
-        except StoreUnavailable as reason:  # the next renewal claims it
-            log.warning("socket not claimed", worker_id=worker_id, reason=str(reason))
-
     async def _release(self, worker_id: WorkerId, name: str, claiming: asyncio.Task[None]) -> None:
         await claiming
-        try:
-            await self._workers.release_socket(worker_id, name)
-        except StoreUnavailable as reason:  # it runs out by itself
-            log.warning("socket not released", worker_id=worker_id, reason=str(reason))
+        await self._workers.release_socket(worker_id, name)
 
     def stop(self, stop: StopTask) -> None:
         """Send the command to stop a task, if the connection is still there."""
@@ -100,7 +92,7 @@ class Sockets:
 
     def _start(self, operation: Coroutine[None, None, None]) -> None:
         assert self._tasks is not None, "sockets are open while the service runs"
-        self._tasks.create_task(operation)
+        self._tasks.create_task(unhurried(operation))
 
 
 async def _sent(socket: Socket, command: WorkerCommand) -> None:

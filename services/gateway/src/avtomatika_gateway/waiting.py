@@ -159,8 +159,8 @@ def _reason(
         case Unfit.RESOURCES:
             return "; ".join(missing_resources(demand, profile))
         case Unfit.COST:
-            cost = profile.cost_of(demand.type)
-            has = "not known" if math.isinf(cost) else f"{cost:.12g}"
+            # The cost itself is not shown to everybody who may ask.
+            has = "not known" if math.isinf(profile.cost_of(demand.type)) else "higher"
             return f"cost is {has}, wanted is at most {demand.max_cost:.12g}"
         case Unfit.REPUTATION:
             has = f"{profile.reputation:.4g}"

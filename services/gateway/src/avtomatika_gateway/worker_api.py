@@ -8,17 +8,15 @@ from typing import Final
 from aiohttp import web
 
 import rxon
-from avtomatika_common.backend.ports import Backend, JobNotFound, LeasedTask
-from avtomatika_core.errors import AvtomatikaError
+from avtomatika_common.backend.ports import Backend, LeasedTask
 from avtomatika_core.job import WorkerId
 from avtomatika_gateway.access import Access
-from avtomatika_gateway.bodies import json_response, parse_job_id, read_message
+from avtomatika_gateway.bodies import json_response, read_message
 from avtomatika_gateway.deliveries import Deliveries
-from avtomatika_gateway.http_errors import status_and_text
 from avtomatika_gateway.refusals import BadRequest, Forbidden
 from avtomatika_gateway.worker_events import WorkerEvents
 from avtomatika_gateway.worker_operations import WorkerOperations, payload_of, task_of
-from rxon import BatchedResultAnswer, ProgressUpdatePayload, TaskBatch, TaskResult
+from rxon import TaskBatch
 from rxon.constants import (
     AUTH_HEADER_WORKER,
     ENDPOINT_TASK_NEXT,
@@ -32,10 +30,11 @@ from rxon.constants import (
     PROTOCOL_VERSION_HEADER,
     STS_TOKEN_ENDPOINT,
     WORKER_API_PREFIX,
+    WORKER_ID_HEADER,
 )
-from rxon.exceptions import BadMessage, MissingWorkerId
+from rxon.exceptions import MissingWorkerId
 
-WORKER_ID_HEADER: Final = "X-Worker-ID"
+_LONGEST_NUMBER: Final = 10
 _TRACING_HEADERS: Final = ("traceparent", "tracestate")
 
 # Tells that the other side has closed its end, before the event loop has read so; Linux only.
@@ -107,18 +106,15 @@ class WorkerApi:
     async def _register(self, request: web.Request) -> web.Response:
         document = await read_message(request)
         sender = await self.sender(request, document.get("worker_id"))
-        registration = rxon.parse_registration(document)
-        assert sender == registration.worker_id
         protocol = request.headers.get(PROTOCOL_VERSION_HEADER)
-        return json_response(await self._operations.register(registration, document, protocol))
+        return json_response(await self._operations.register(sender, document, protocol))
 
     async def _heartbeat(self, request: web.Request) -> web.Response:
         began_at = self._clock.now()
         worker_id = await self._sender_in_path(request)
         changes = await read_message(request) if await request.read() else {}
-        heartbeat = rxon.parse_heartbeat(changes, worker_id=worker_id) if changes else None
         return json_response(
-            await self._operations.heartbeat(worker_id, heartbeat, changes, began_at=began_at)
+            await self._operations.heartbeat(worker_id, changes, began_at=began_at)
         )
 
     async def _event(self, request: web.Request) -> web.Response:
@@ -140,7 +136,7 @@ class WorkerApi:
     async def _next_task(self, request: web.Request) -> web.StreamResponse:
         worker_id = await self._sender_in_path(request)
         most = _most(request.query.get("max"))
-        tasks = await self._operations.poll(worker_id, most or 1)
+        tasks = await self._operations.poll(worker_id, 1 if most is None else most)
         if not tasks:
             return web.Response(status=204)
         response = _plain(tasks[0]) if most is None else _batch(tasks)
@@ -173,62 +169,30 @@ class WorkerApi:
         document = await read_message(request)
         sender = await self._sender_of(request, document.get("worker_id"))
         result = rxon.parse_result(document, sender=sender)
-        job_id = parse_job_id(result.job_id)
-        return json_response(await self._operations.submit_result(sender, result, job_id))
+        return json_response(await self._operations.submit_result(sender, result))
 
     async def _results(self, request: web.Request) -> web.StreamResponse:
         document = await read_message(request)
         batch = rxon.parse_result_batch(document)
         sender = await self._sender_of(request, batch.worker_id)
-        answers = await asyncio.gather(*(self._judge(sender, one) for one in batch.results))
-        tasks = await self._operations.ready_tasks(sender, batch.most) if batch.most else ()
+        answers, tasks = await self._operations.submit_batch(sender, batch)
         response = json_response({"answers": answers, "tasks": [task_of(task) for task in tasks]})
         if not tasks:
             return response
         return await self._hand_out(request, response, tasks, sender)
 
-    async def _judge(
-        self, sender: WorkerId, document: object
-    ) -> rxon.ResultAnswer | BatchedResultAnswer:
-        """What a request of its own would have been answered."""
-        try:
-            result: TaskResult = rxon.parse_result(rxon.as_object(document), sender=sender)
-            return await self._operations.submit_result(sender, result, parse_job_id(result.job_id))
-        except (BadMessage, BadRequest, Forbidden, JobNotFound) as error:
-            return BatchedResultAnswer(error=_text_of(error))
-
     async def _progress(self, request: web.Request) -> web.Response:
         document = await read_message(request)
         sender = await self._named_sender(request, document.get("worker_id"))
-        progress: ProgressUpdatePayload = rxon.parse_progress(document)
-        job_id = parse_job_id(progress.job_id)
-        if sender is None:  # the message has no field for it: it is the holder's
-            sender = await self._operations.holder_of(progress, job_id)
-        answer, to_stop = await asyncio.gather(
-            self._operations.report_progress(sender, progress, job_id),
-            self._operations.tasks_to_stop(sender),
-        )
-        return json_response(
-            rxon.ProgressAnswer(
-                status=answer.status,
-                reason=answer.reason,
-                message=answer.message,
-                cancel_task_ids=tuple(to_stop),
-            )
-        )
-
-
-def _text_of(error: AvtomatikaError | BadMessage) -> str:
-    known = status_and_text(error)
-    assert known is not None, "every refusal has its answer"
-    return known[1]
+        progress = rxon.parse_progress(document)
+        return json_response(await self._operations.report_and_hear(sender, progress))
 
 
 def _most(text: str | None) -> int | None:
     """How many tasks a poll asks for; None: it does not say. Raises BadRequest."""
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+    if not (text.isascii() and text.isdecimal() and len(text) < _LONGEST_NUMBER):
         raise BadRequest("max must be a whole number from 1")
     return int(text)
 

@@ -3,6 +3,7 @@
 Every transport calls these with the worker it has authenticated, so all of them behave the same.
 """
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -21,19 +22,21 @@ from avtomatika_common.ids import new_id
 from avtomatika_common.logs import get_logger
 from avtomatika_core.events import TaskCancelled, TaskEvent, TaskFailed, TaskSucceeded
 from avtomatika_core.job import JobId, TaskId, WorkerId
+from avtomatika_gateway.bodies import parse_job_id
 from avtomatika_gateway.deliveries import Deliveries
+from avtomatika_gateway.http_errors import refusal_of
 from avtomatika_gateway.polls import Polls
 from avtomatika_gateway.refusals import BadRequest, Forbidden, NotFound
 from avtomatika_gateway.settings import Settings
 from avtomatika_gateway.skills import SkillContracts, contracts_of
 from rxon import (
-    Heartbeat,
+    BatchedResultAnswer,
+    ProgressAnswer,
     ProgressUpdatePayload,
     Task,
     TaskError,
     TaskPayload,
     TaskResult,
-    WorkerRegistration,
 )
 from rxon import ResultAnswer as WireAnswer
 from rxon.constants import (
@@ -42,14 +45,17 @@ from rxon.constants import (
     TASK_STATUS_CANCELLED,
     TASK_STATUS_FAILURE,
 )
+from rxon.exceptions import BadMessage
+from rxon.parsing import UnreadBatch
 
-READY_SECONDS: Final = 0.25
+READY_SECONDS: Final = 0.05
 """How long a task that waits may be on its way to a poll that does not."""
 MOST_TASKS: Final = 512
 """At once, whatever a worker asks for."""
 
 log = get_logger()
 
+_NOBODY: Final = WorkerId("")
 _OK: Final = WireAnswer(status="ok")
 _IGNORED: Final[Mapping[ResultAnswer, str]] = {
     ResultAnswer.STALE_TASK: "The task is neither the job's current task nor an open branch.",
@@ -80,17 +86,20 @@ class WorkerOperations:
     # --- registration
 
     async def register(
-        self,
-        registration: WorkerRegistration,
-        document: Mapping[str, Any],
-        protocol: str | None,
+        self, sender: WorkerId | None, document: Mapping[str, Any], protocol: str | None
     ) -> dict[str, str]:
         """Take the worker in as it describes itself; `document` is the whole of it, as it was sent.
 
-        `protocol`: the version it speaks, if it says so. Raises BadRequest: a skill's contract
-        cannot be used.
+        `protocol`: the version it speaks, if it says so. Raises BadMessage, Forbidden, and
+        BadRequest where a skill's contract cannot be used.
         """
+        registration = rxon.parse_registration(document)
         worker_id = WorkerId(registration.worker_id)
+        if worker_id != sender:
+            raise Forbidden(
+                f"Forbidden: Authenticated worker '{sender}' cannot register"
+                f" another worker '{worker_id}'."
+            )
         promised = contracts_of(document)
         described = {"status": "idle", **rxon.with_supported_tasks(document), "reputation": 1.0}
         registered = await self._workers.register(worker_id, described, self._ttl_seconds)
@@ -112,18 +121,14 @@ class WorkerOperations:
         return answer
 
     async def heartbeat(
-        self,
-        worker_id: WorkerId,
-        heartbeat: Heartbeat | None,
-        changes: Mapping[str, Any],
-        *,
-        began_at: float,
+        self, worker_id: WorkerId, changes: Mapping[str, Any], *, began_at: float
     ) -> dict[str, Any]:
         """Renew the registration, with news or without. Raises NotFound, and as `register`.
 
-        `changes` is the whole heartbeat as it was sent. Where it lists its current tasks it has
-        those and no others of what was handed out before it began (Unix seconds).
+        `changes` is the whole heartbeat as it was sent, or empty. Where it lists its current tasks
+        it has those and no others of what was handed out before it began (Unix seconds).
         """
+        heartbeat = rxon.parse_heartbeat(changes, worker_id=worker_id) if changes else None
         if has_skills := "supported_skills" in changes:
             contracts_of(changes)
         told = rxon.with_supported_tasks(changes)
@@ -159,16 +164,21 @@ class WorkerOperations:
 
     # --- tasks
 
-    async def poll(self, worker_id: WorkerId, most: int = 1) -> Sequence[LeasedTask]:
-        """Up to `most` tasks, waiting for the first; none if none came. Raises NotFound.
+    async def poll(
+        self, worker_id: WorkerId, most: int = 1, *, seconds: float | None = None
+    ) -> Sequence[LeasedTask]:
+        """Up to `most` tasks, waiting for the first; none if none came in time.
 
-        Each task must be told to `Deliveries`.
+        It waits as long as polls are held, but no longer than `seconds`. Each task must be told to
+        `Deliveries`. Raises NotFound, BadRequest.
         """
-        return await self._polls.wait(worker_id, room=min(most, MOST_TASKS))
+        if most < 1:
+            raise BadRequest("max must be a whole number from 1")
+        return await self._polls.wait(worker_id, room=min(most, MOST_TASKS), seconds=seconds)
 
-    async def ready_tasks(self, worker_id: WorkerId, most: int) -> Sequence[LeasedTask]:
+    async def _ready_tasks(self, worker_id: WorkerId, most: int) -> Sequence[LeasedTask]:
         """As `poll`, of those that are ready; none for a worker that is not registered."""
-        if not await self._board.has_waiting():
+        if most < 1 or not await self._board.has_waiting():
             return ()
         try:
             return await self._polls.wait(
@@ -177,13 +187,30 @@ class WorkerOperations:
         except NotFound:
             return ()
 
-    async def submit_result(
-        self, sender: WorkerId, result: TaskResult, job_id: JobId
-    ) -> WireAnswer:
+    async def submit_batch(
+        self, sender: WorkerId, batch: UnreadBatch
+    ) -> tuple[Sequence[BatchedResultAnswer], Sequence[LeasedTask]]:
+        """What each result alone would have been answered, and then tasks as from `poll`."""
+        answers = await asyncio.gather(*(self._submit(sender, one) for one in batch.results))
+        return answers, await self._ready_tasks(sender, batch.most)
+
+    async def _submit(self, sender: WorkerId, document: object) -> BatchedResultAnswer:
+        """One result of several: what is wrong with it is not the fault of the others."""
+        try:
+            result = rxon.parse_result(rxon.as_object(document), sender=sender)
+            answer = await self.submit_result(sender, result)
+        except (BadMessage, BadRequest, Forbidden, JobNotFound) as error:
+            return BatchedResultAnswer(error=refusal_of(error).text)
+        return BatchedResultAnswer(
+            status=answer.status, reason=answer.reason, message=answer.message
+        )
+
+    async def submit_result(self, sender: WorkerId, result: TaskResult) -> WireAnswer:
         """Judge a result and say what became of it. Raises Forbidden, BadRequest, JobNotFound.
 
         One that its worker's contract does not promise counts as a failure.
         """
+        job_id = parse_job_id(result.job_id)
         if result.worker_id != sender:
             raise Forbidden(
                 f"Forbidden: Authenticated worker '{sender}' cannot submit results"
@@ -193,8 +220,8 @@ class WorkerOperations:
         if isinstance(event, TaskSucceeded):
             event = await self._as_promised(sender, job_id, event)
         answer = await self._board.end_lease(job_id, sender, event)
-        self._deliveries.settled(result.task_id, sender)
         if answer is ResultAnswer.APPLIED:
+            self._deliveries.settled(result.task_id, sender)
             log.debug(
                 "result taken",
                 status=result.status,
@@ -225,14 +252,32 @@ class WorkerOperations:
 
     # --- progress
 
+    async def report_and_hear(
+        self, sender: WorkerId | None, progress: ProgressUpdatePayload
+    ) -> ProgressAnswer:
+        """As `report_progress`, and the tasks that nobody wants any more.
+
+        Without a sender it is the holder's.
+        """
+        worker = sender or await self.holder_of(progress) or _NOBODY
+        answer, to_stop = await asyncio.gather(
+            self.report_progress(worker, progress), self._workers.to_stop(worker)
+        )
+        return ProgressAnswer(
+            status=answer.status,
+            reason=answer.reason,
+            message=answer.message,
+            cancel_task_ids=tuple(to_stop),
+        )
+
     async def report_progress(
-        self, sender: WorkerId, progress: ProgressUpdatePayload, job_id: JobId
+        self, sender: WorkerId, progress: ProgressUpdatePayload
     ) -> WireAnswer:
         """Show how far a task is, and keep its checkpoint. Raises JobNotFound.
 
         Judged as a result is: ignored unless the sender holds the task.
         """
-        task_id = TaskId(progress.task_id)
+        job_id, task_id = parse_job_id(progress.job_id), TaskId(progress.task_id)
         entry = Progress(
             progress=min(1.0, max(0.0, progress.progress)),
             message=progress.message or "",
@@ -245,14 +290,9 @@ class WorkerOperations:
         answer = await self._board.record_progress(task_id, job_id, sender, entry, checkpoint)
         return _judged(answer, "progress ignored", sender, task_id, job_id)
 
-    async def holder_of(self, progress: ProgressUpdatePayload, job_id: JobId) -> WorkerId:
-        """Whose progress it is where the sender did not say; nobody's: a worker without a name."""
-        holder = await self._board.holder(job_id, TaskId(progress.task_id))
-        return WorkerId("") if holder is None else holder
-
-    async def tasks_to_stop(self, worker_id: WorkerId) -> Sequence[TaskId]:
-        """Tasks of this worker that nobody wants any more."""
-        return await self._workers.to_stop(worker_id)
+    async def holder_of(self, progress: ProgressUpdatePayload) -> WorkerId | None:
+        """Whose progress it is where the sender did not say. Raises JobNotFound."""
+        return await self._board.holder(parse_job_id(progress.job_id), TaskId(progress.task_id))
 
 
 def _judged(

@@ -8,11 +8,10 @@ from typing import Any, Final
 from aiohttp import WSCloseCode, WSMsgType, web
 
 import rxon
-from avtomatika_common.backend.ports import Backend, JobNotFound, StoreUnavailable
+from avtomatika_common.backend.ports import JobNotFound, StoreUnavailable
 from avtomatika_common.codec import json_bytes
 from avtomatika_common.logs import get_logger
-from avtomatika_core.job import JobId, TaskId, WorkerId
-from avtomatika_gateway.bodies import parse_job_id
+from avtomatika_core.job import WorkerId
 from avtomatika_gateway.settings import Settings
 from avtomatika_gateway.sockets import Sockets
 from avtomatika_gateway.worker_api import WorkerApi
@@ -33,13 +32,11 @@ class WorkerSockets:
     def __init__(
         self,
         settings: Settings,
-        backend: Backend,
         api: WorkerApi,
         operations: WorkerOperations,
         sockets: Sockets,
     ) -> None:
         self._max_message_bytes = settings.max_request_body_bytes
-        self._board = backend.board
         self._api = api
         self._operations = operations
         self._sockets = sockets
@@ -76,9 +73,7 @@ class WorkerSockets:
     async def holder_of(self, document: Mapping[str, Any]) -> WorkerId | None:
         """Who holds the task that a message is about."""
         with suppress(BadMessage, JobNotFound):
-            progress = rxon.parse_progress(document)
-            job_id = parse_job_id(progress.job_id)
-            return await self._board.holder(job_id, TaskId(progress.task_id))
+            return await self._operations.holder_of(rxon.parse_progress(document))
         return None
 
     def held(
@@ -88,9 +83,7 @@ class WorkerSockets:
         return self._sockets.held(worker_id, connection)
 
     async def report_progress(self, worker_id: WorkerId, document: Mapping[str, Any]) -> None:
-        progress = rxon.parse_progress(document)
-        job_id: JobId = parse_job_id(progress.job_id)
-        await self._operations.report_progress(worker_id, progress, job_id)
+        await self._operations.report_progress(worker_id, rxon.parse_progress(document))
 
 
 class _Connection:
@@ -150,12 +143,12 @@ class _Session:
         if document.get("event") != MSG_TYPE_PROGRESS:
             log.debug("socket event ignored", worker_id=self._worker_id)
             return
-        if self._worker_id is None:
-            await self._adopt(document)
-        if self._worker_id is None:
-            log.info("progress of a task that nobody holds ignored")
-            return
         try:
+            if self._worker_id is None:
+                await self._adopt(document)
+            if self._worker_id is None:
+                log.info("progress of a task that nobody holds ignored")
+                return
             await self._sockets.report_progress(self._worker_id, document)
         except (BadMessage, JobNotFound) as error:
             log.warning(

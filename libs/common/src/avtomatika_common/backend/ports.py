@@ -688,11 +688,13 @@ class WorkerDirectory(Protocol):
         *,
         stop: bool = False,
         offer_number: int | None = None,
+        can_be_matched: bool = False,
     ) -> None:
         """Free the worker's place; with `stop` it is told to stop the task.
 
         `offer_number`: of the promise this is about; a newer one of the same task is left alone.
-        With it and without `stop` the promise was not kept: who matches is told by a hint.
+        `can_be_matched`: the promise was not kept for the worker's sake, the task can be matched
+        anew at once; who matches is told by a hint.
         """
         ...
 
@@ -774,7 +776,9 @@ class Hint(_Value, frozen=True, kw_only=True):
     """Task: its type. Timer: due time. Worker: its id. Unmatched (a promise was not kept, the task
     can be matched again): `<offer number>:<task id>`."""
     places: Places | None = None
-    """Of a worker of which nothing else has changed; None: read it."""
+    """Of a worker of which nothing else has changed but `turns`; None: read it."""
+    turns: Mapping[str, float] = {}
+    """Task type -> when it got one just now."""
     task: WaitingTask | None = None
     """The task that came to the board; None: read the board."""
 

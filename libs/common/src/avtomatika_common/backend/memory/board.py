@@ -121,7 +121,6 @@ class MemoryBoard(TaskBoard):
         for partition in self._tables.partitions:
             for task in list(partition.held.get(worker_id, {}).values()):
                 if task.task_id in named:
-                    task.missed_by = None
                     self._confirm(task)
                 elif task.leased_at >= began_at or task.missed_by == report:
                     continue
@@ -133,6 +132,7 @@ class MemoryBoard(TaskBoard):
         return returned
 
     def _confirm(self, task: Task) -> None:
+        task.missed_by = None
         if self._tables.clear_timer("delivery", task.job_id, task.task_id):
             self._tables.set_timer("result", task.job_id, task.task_id, task.result_deadline)
 
@@ -191,6 +191,7 @@ class MemoryBoard(TaskBoard):
         if not (record.progress and record.progress[-1] == packed):  # else this call is a repeat
             record.progress.append(packed)
         task.checkpoint = kept
+        self._confirm(task)
         return ResultAnswer.APPLIED
 
     async def report_event(

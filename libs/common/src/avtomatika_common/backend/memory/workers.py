@@ -112,6 +112,11 @@ class MemoryWorkers(WorkerDirectory):
         hint = Hint(kind="worker", value=worker_id, places=self._places(known))
         self._tables.hint("w", hint)
 
+    def _hint_turns(self, worker_id: WorkerId, places: Places, turns: Mapping[str, float]) -> None:
+        """Several dispatchers match at a time: each tells the others whose turn it was."""
+        hint = Hint(kind="worker", value=worker_id, places=places, turns=dict(turns))
+        self._tables.hint("w", hint)
+
     def _places(self, known: _Registration) -> Places:
         now = self._now()
         return Places(
@@ -268,6 +273,8 @@ class MemoryWorkers(WorkerDirectory):
             if (live := self._live(worker_id)) is not None and not live.is_draining:
                 live.stamp += 1
                 places[worker_id] = self._places(live)
+                if self._tables.options.partitions > 1 and opened.get(worker_id):
+                    self._hint_turns(worker_id, places[worker_id], opened[worker_id].turns)
         return Matched(answers=answers, places=places)
 
     def _promise(
@@ -303,7 +310,7 @@ class MemoryWorkers(WorkerDirectory):
             Promise(task_id=task.task_id, job_id=task.job_id, offer_number=task.offer_number)
         )
         live.holds[task.task_id] = _Hold(task.offer_number, now + _PROMISE_SECONDS)
-        live.turns[task.type] = now
+        live.turns[task.type] = credit.turns[task.type] = now
         return MatchAnswer.MATCHED
 
     async def end_hold(
@@ -313,8 +320,9 @@ class MemoryWorkers(WorkerDirectory):
         *,
         stop: bool = False,
         offer_number: int | None = None,
+        can_be_matched: bool = False,
     ) -> None:
-        change: HoldChange = "stop" if stop else "end_hold" if offer_number is None else "unmatched"
+        change: HoldChange = "stop" if stop else "unmatched" if can_be_matched else "end_hold"
         self.change_hold(change, worker_id, task_id, offer_number, JobId(""))
 
     def change_hold(
@@ -336,8 +344,9 @@ class MemoryWorkers(WorkerDirectory):
             offer_number is None or hold.offer_number <= offer_number
         )
         if change == "keep_hold":
-            if hold is not None and is_current:
-                known.holds[task_id] = hold._replace(until=math.inf)
+            # Also when the promise has run out meanwhile: the worker does hold the task.
+            if (hold is None or is_current) and known.expires_at > self._now():
+                known.holds[task_id] = _Hold(offer_number or 0, math.inf)
             return
         if is_current:
             del known.holds[task_id]
@@ -395,6 +404,7 @@ class _Opened:
         self.left = 0
         self.promises: list[Promise] = []
         self.mail: list[tuple[str, Match]] = []
+        self.turns: dict[str, float] = {}
 
 
 def _most_at_once(document: Mapping[str, Any]) -> float:

@@ -252,7 +252,9 @@ class Commands:
                         connection = await _connected(self._pool, self._answer_seconds)
                     await self._exchange(connection, batch)
                     failures = 0
-                except _NETWORK_ERRORS as error:
+                except Exception as error:  # a lane that ended would leave its callers waiting
+                    if not isinstance(error, _NETWORK_ERRORS):
+                        log.exception("redis connection failed")
                     if connection is not None:
                         await self._drop(connection)
                         connection = None

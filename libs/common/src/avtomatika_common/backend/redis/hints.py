@@ -9,6 +9,7 @@ from collections import deque
 from itertools import takewhile
 from typing import Final, Literal, cast
 
+import msgspec
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
@@ -24,6 +25,8 @@ _BLOCK_SECONDS: Final = 30.0
 _RETRY_SECONDS: Final = 0.5
 
 Position = tuple[int, int]
+
+_unpack_turns: Final = msgspec.msgpack.Decoder(dict[str, float]).decode
 
 
 class RedisHints(Hints):
@@ -122,7 +125,11 @@ def _hint(fields: dict[bytes, bytes]) -> Hint:
     if b"p" in fields:
         incarnation, room, held, stamp = map(int, fields[b"p"].split(b":"))
         places = Places(incarnation=incarnation, room=room, held=held, stamp=stamp)
-        return Hint(kind=kind, value=value, places=places)
+        turns = {
+            task_type: at / 1000
+            for task_type, at in _unpack_turns(fields.get(b"t", b"\x80")).items()
+        }
+        return Hint(kind=kind, value=value, places=places, turns=turns)
     if kind == "timer":  # scripts count in milliseconds
         value = str(float(value) / 1000)
     return Hint(kind=kind, value=value)

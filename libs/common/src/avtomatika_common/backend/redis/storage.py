@@ -76,7 +76,7 @@ class RedisStorage:
         self.inbox = RedisInbox(pool, commands, options)
         self.dead_events = RedisDeadEvents(commands, partitions)
         self.board = RedisBoard(commands, partitions, int(options.delivery_timeout_seconds * 1000))
-        self.workers = RedisWorkers(commands)
+        self.workers = RedisWorkers(commands, options.partitions)
         self.mailbox = RedisMailbox(pool, options.block_seconds)
         self.hints = RedisHints(pool, commands)
         self.leases = RedisLeases(commands)

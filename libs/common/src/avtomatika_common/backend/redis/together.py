@@ -49,7 +49,14 @@ class Together:
                 for _, item, _ in part:
                     arguments += item
                 keys = [key for key, _, _ in part]
-                sent = self._commands.script(self._script, keys, arguments, outward=self._outward)
+                try:
+                    sent = self._commands.script(
+                        self._script, keys, arguments, outward=self._outward
+                    )
+                except Exception as error:  # noqa: BLE001 - it is the callers', who wait
+                    for _, _, answer in part:
+                        answer.set_exception(error)
+                    continue
                 sent.add_done_callback(partial(_hand_on, [answer for _, _, answer in part]))
 
 

@@ -48,8 +48,10 @@ Row = tuple[bytes, int, int, list[bytes]]
 
 
 class RedisWorkers(WorkerDirectory):
-    def __init__(self, commands: Commands) -> None:
+    def __init__(self, commands: Commands, partitions: int) -> None:
         self._commands = commands
+        self._is_shared = partitions > 1
+        """Several dispatchers match at a time: each tells the others whose turn it was."""
         self._credits = Together(commands, _ANNOUNCE)
 
     async def register(
@@ -148,7 +150,7 @@ class RedisWorkers(WorkerDirectory):
         await self._commands.script(_WITHDRAW, [f"{_W}cred:{worker_id}"], [_W, worker_id, poll_id])
 
     async def match(self, matches: Sequence[tuple[WorkerId, WaitingTask]]) -> Matched:
-        arguments: list[Argument] = [_W, _PROMISE_MS]
+        arguments: list[Argument] = [_W, _PROMISE_MS, "1" if self._is_shared else ""]
         for worker_id, task in matches:
             arguments += (worker_id, task.task_id, task.job_id, task.offer_number, task.type)
         answers, *places = cast(
@@ -172,9 +174,10 @@ class RedisWorkers(WorkerDirectory):
         *,
         stop: bool = False,
         offer_number: int | None = None,
+        can_be_matched: bool = False,
     ) -> None:
         offer = "" if offer_number is None else offer_number
-        kind = "stop" if stop else "end_hold" if offer_number is None else "unmatched"
+        kind = "stop" if stop else "unmatched" if can_be_matched else "end_hold"
         await self.change_holds([(kind, worker_id, task_id, offer, "")])
 
     async def change_holds(self, changes: Sequence[tuple[Argument, ...]]) -> None:

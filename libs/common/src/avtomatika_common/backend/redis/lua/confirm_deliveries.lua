@@ -14,9 +14,7 @@ for n = 1, #KEYS do
   if not t or t.state ~= 'leased' or t.worker ~= worker or (offer ~= '' and t.offer ~= offer) then
     answers[n] = 0
   else
-    if redis.call('ZREM', p .. 'tm', 'c/' .. t.job .. '/' .. task_id) == 1 then
-      set_timer(p, 'r', t.job, task_id, tonumber(t.leased_at) + tonumber(t.result_ms))
-    end
+    confirm(p, task_id, t)
     answers[n] = 1
   end
 end

@@ -5,7 +5,8 @@
   open poll, which is used up, and as many as that has room for go to the gateway together.
 
   KEYS  exp
-  ARGV  w, how long a promise holds (ms), then fives: worker, task, job, offer number, task type
+  ARGV  w, how long a promise holds (ms), '1' if others match too and must be told, else '', then
+        fives: worker, task, job, offer number, task type
   Returns  {{answer, ...}, {worker, places...}, ...}: an answer is 'MATCHED' (also when this offer is
            promised to it already), 'GONE', 'NO_CREDIT' or 'FULL'; places as in `workers.lua`
 ]]
@@ -52,11 +53,13 @@ local function promise(worker, s, task, job, offer, type)
   redis.call('ZADD', hold, until_ms, task)
   redis.call('HSET', offers, task, offer)
   redis.call('HSET', w .. 'w:' .. worker, 't:' .. type, now)
+  s.turns = s.turns or {}
+  s.turns[type] = now
   s.promises[#s.promises + 1] = {task, job, tonumber(offer)}
   return 'MATCHED'
 end
 
-for n = 3, #ARGV, 5 do
+for n = 4, #ARGV, 5 do
   local worker = ARGV[n]
   if known[worker] == nil then
     known[worker] = read(worker)
@@ -77,5 +80,9 @@ for _, worker in ipairs(order) do
   end
   local stamp = redis.call('HINCRBY', w .. 'w:' .. worker, 'stamp', 1)
   found[#found + 1] = {worker, s.inc, room, s.held, stamp}
+  if ARGV[3] == '1' and s.turns then
+    redis.call('XADD', w .. 'hint', 'MAXLEN', '~', '1000', '*', 'k', 'worker', 'v', worker,
+      'p', s.inc .. ':' .. room .. ':' .. s.held .. ':' .. stamp, 't', cmsgpack.pack(s.turns))
+  end
 end
 return found

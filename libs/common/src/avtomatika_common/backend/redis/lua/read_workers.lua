@@ -11,7 +11,7 @@ local w, now, alive = ARGV[1], now_ms(), {}
 local found = {'0'}
 
 local function add(worker, expiry)
-  if expiry and tonumber(expiry) > now then
+  if expiry and tonumber(expiry) > now and is_whole(w, worker) then
     local hash = redis.call('HGETALL', w .. 'w:' .. worker)
     local held = redis.call('ZCOUNT', w .. 'hold:' .. worker, '(' .. now, '+inf')
     found[#found + 1] = {worker, room_of(credits(w, worker, now, alive)), held, hash}

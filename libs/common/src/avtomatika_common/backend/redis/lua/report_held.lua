@@ -22,10 +22,7 @@ for n, task_id in ipairs(redis.call('HKEYS', KEYS[1])) do
   if t and t.state == 'leased' and t.worker == worker then
     local key = p .. 't:' .. task_id
     if named[task_id] then
-      redis.call('HDEL', key, 'missed')
-      if redis.call('ZREM', p .. 'tm', 'c/' .. t.job .. '/' .. task_id) == 1 then
-        set_timer(p, 'r', t.job, task_id, tonumber(t.leased_at) + tonumber(t.result_ms))
-      end
+      confirm(p, task_id, t)
     elseif tonumber(t.leased_at) < began then
       local missed = redis.call('HGET', key, 'missed')
       if not missed then

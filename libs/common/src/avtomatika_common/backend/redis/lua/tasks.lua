@@ -109,6 +109,14 @@ local function read_task(p, task_id)
     leased_at = v[13], checkpoint = v[14]}
 end
 
+-- The worker has the leased task: its one timer is the result deadline, counted from the hand-out.
+local function confirm(p, task_id, t)
+  redis.call('HDEL', p .. 't:' .. task_id, 'missed')
+  if redis.call('ZREM', p .. 'tm', 'c/' .. t.job .. '/' .. task_id) == 1 then
+    set_timer(p, 'r', t.job, task_id, tonumber(t.leased_at) + tonumber(t.result_ms))
+  end
+end
+
 -- The task's gate closes, once and for good: off the board or out of its holder's hands, no timer left.
 -- `why` goes to the job's list of closed tasks; `stop`: its holder is told to stop it.
 local function close_task(p, task_id, t, why, stop)

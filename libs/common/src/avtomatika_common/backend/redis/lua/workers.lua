@@ -15,7 +15,8 @@
     gone            stream registrations that ended: w=worker, i=incarnation, l=lost ('1' or '0')
     mail:<gateway>  stream k=match: p=poll, w=worker, i=incarnation, t=msgpack of {task, job, offer}s;
                            k=stop: w=worker, c=connection, t=task, j=job; k=close: w=worker, c=connection
-    hint            stream wake-ups: k=worker, v=id, p=`<places>` if nothing else of it changed;
+    hint            stream wake-ups: k=worker, v=id, p=`<places>` if nothing else of it changed
+                           but t=msgpack of {task type: when it got one (ms)};
                            k=unmatched, v=`<offer>:<task>`
     places                 incarnation, room of its open polls, tasks held or promised, stamp
     alive:<name>    string liveness of an instance
@@ -35,9 +36,14 @@ local function mail(w, gateway, ...)
   redis.call('PEXPIRE', box, '60000')
 end
 
+-- A flush deletes key by key: who registers meanwhile may lose half of what it wrote.
+local function is_whole(w, worker)
+  return redis.call('HEXISTS', w .. 'w:' .. worker, 'inc') == 1
+end
+
 local function is_live(w, worker, now)
   local expiry = redis.call('ZSCORE', w .. 'exp', worker)
-  return expiry and tonumber(expiry) > now
+  return expiry and tonumber(expiry) > now and is_whole(w, worker)
 end
 
 -- Open polls at gateways that are alive, the latest first. `alive` remembers what was looked up.
