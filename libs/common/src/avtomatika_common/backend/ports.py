@@ -637,7 +637,8 @@ class WorkerDirectory(Protocol):
     ) -> Beat | None:
         """Renew the registration, merge `changes` shallowly.
 
-        None: unknown or expired worker, nothing is created. `current_tasks` in `changes` takes what
+        None: unknown worker, or one whose registration has ended (`expire`); nothing is created.
+        Until then a late one counts as any other. `current_tasks` in `changes` takes what
         it does not name off the list of tasks to stop.
         """
         ...
@@ -666,7 +667,8 @@ class WorkerDirectory(Protocol):
     ) -> int | None:
         """A poll is open at `gateway`: the worker may be given up to `room` tasks, all at once.
 
-        Renews the registration. Returns the worker's incarnation; None: unknown or expired worker.
+        Renews the registration, as `beat` does. Returns the worker's incarnation; None: unknown
+        worker, or one whose registration has ended.
         """
         ...
 

@@ -288,9 +288,7 @@ class Commands:
             if call.until is None:
                 call.until = now + self._give_up_seconds - self._answer_seconds
             if call.until <= now:
-                call.future.set_exception(
-                    StoreUnavailable(f"Redis does not answer: {_words(error)}")
-                )
+                _refuse(call, StoreUnavailable(f"Redis does not answer: {_words(error)}"))
             else:
                 self._queue.append(call)
         if self._queue:  # an idle lane may have found it empty meanwhile
@@ -396,6 +394,7 @@ def _accept(call: _Call, reply: object) -> None:
 def _refuse(call: _Call, error: Exception) -> None:
     if not call.future.done():
         call.future.set_exception(error)
+        call.future.exception()  # who asked for much at once may hear of the first one only
 
 
 class BlockingReader:
@@ -415,7 +414,7 @@ class BlockingReader:
         try:
             if self._connection is None:
                 self._connection = await _connected(self._pool, _ANSWER_SECONDS)
-            async with asyncio.timeout(seconds + 5.0):
+            async with asyncio.timeout(seconds + _ANSWER_SECONDS):
                 await self._connection.send_packed_command(_pack(arguments), check_health=False)
                 reply = await _answer(self._connection)
             complete = True
