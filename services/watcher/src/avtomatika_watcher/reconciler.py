@@ -30,7 +30,8 @@ from avtomatika_watcher.settings import Settings
 
 log = get_logger()
 
-_JOBS_AT_ONCE = 500
+_JOBS_AT_ONCE = 100
+"""A script about them keeps Redis for a millisecond or two."""
 
 
 class _Suspect(msgspec.Struct, frozen=True):
