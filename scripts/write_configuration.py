@@ -58,8 +58,7 @@ in any case. Workers have [settings of their own](workers.md#settings).
   a list of them); what cannot be imported stops the start. In `BLUEPRINTS_DIR` a bad file is logged
   and the others are loaded.
 * `HISTORY_DATABASE_URI` is `sqlite:<path>`; another scheme stops the start in this version.
-* In `SCHEDULES_CONFIG_PATH` every table is a schedule: `blueprint`, `interval_seconds`, and optionally
-  `initial_data`, `enabled`, `dispatch_timeout`, `result_timeout`.
+* In `SCHEDULES_CONFIG_PATH` every table is a [schedule](schedules.md).
 
 This page is written by `scripts/write_configuration.py`.
 """

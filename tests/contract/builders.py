@@ -49,10 +49,12 @@ from avtomatika_core.outcomes import (
     RunBlueprint,
     TaskRequest,
     TransitionTo,
+    WaitForSignal,
 )
 
 RULES = Rules(end_states={"end": EndOutcome.SUCCESS}, retry_delay_seconds=0.05)
 APPROVAL = AwaitApproval(integration="mail", message="?", transitions={"yes": "go", "no": "stop"})
+WAIT = WaitForSignal(name="paid", transitions={"received": "next", "timeout": "late"})
 TO_NEXT = TransitionTo(state="next")
 TO_END = TransitionTo(state="end")
 
@@ -65,6 +67,7 @@ def a_job(
     webhook_url: str | None = None,
     initial_data: dict[str, Any] | None = None,
     partition: int = 0,
+    timeout_seconds: float | None = None,
 ) -> Job:
     origin = Origin(
         blueprint="b",
@@ -74,6 +77,7 @@ def a_job(
         client=Client(name=client),
         created_at=backend.clock.now(),
         webhook_url=webhook_url,
+        timeout_seconds=timeout_seconds,
     )
     return new_job(JobId(ids.new_id_in_partition(partition, backend.partitions)), origin)
 

@@ -1,6 +1,7 @@
 """The board: a task waits its turn, is with one worker, and ends once."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -634,3 +635,17 @@ async def test_a_task_of_another_job_is_not_leased(backend: StorageBackend) -> N
 
     assert await backend.board.lease(task_id, other.job.id, 1, ME, 1) is None
     assert await backend.board.length() == 1
+
+
+async def test_a_promise_that_is_over_gives_no_task(backend: StorageBackend) -> None:
+    """The worker's place may be another task's by now."""
+    executor = Executor(backend)
+    await executor.dispatch()
+    task = await the_waiting_task(backend)
+    ask = partial(backend.board.lease, task.task_id, task.job_id, task.offer_number, ME, 1)
+
+    late = await ask(until=backend.clock.now() - 1)
+
+    assert late is None
+    assert await backend.board.length() == 1
+    assert await ask(until=backend.clock.now() + 5) is not None

@@ -7,12 +7,12 @@ from avtomatika_common.backend.ports import (
     CatalogueEntry,
     JobNotFound,
     ResultAnswer,
-    Slot,
     StorageBackend,
     StoreOptions,
 )
 from avtomatika_common.lifecycle import StartupError
 from avtomatika_core.job import JobId, TaskId, WorkerId
+from avtomatika_core.schedule import Every, Schedule
 from tests.contract.builders import (
     APPROVAL,
     Executor,
@@ -81,7 +81,9 @@ async def fill(backend: StorageBackend) -> Executor:
     await backend.catalogue.publish([entry])
     lease = await backend.leases.acquire("scheduler", "s-1", 60.0)
     assert lease is not None
-    await backend.schedules.end_slot("nightly", lease, Slot(last_run=1.0, last_job_id=None))
+    nightly = Schedule(name="nightly", blueprint="b", when=Every(seconds=1))
+    await backend.schedules.publish(lease, [nightly])
+    await backend.jobs.create(a_job(backend), once=True)
     return executor
 
 
@@ -103,7 +105,7 @@ async def test_a_flush_leaves_nothing(open_backend: Open) -> None:  # R63
     assert await backend.facts.length() == await backend.notifications.length() == 0
     assert await backend.key_values.get("store", "k") is None
     assert (await backend.catalogue.entries())[1] == []
-    assert await backend.schedules.slot("nightly") == Slot(last_run=None, last_job_id=None)
+    assert (await backend.schedules.entries())[1] == []
     assert await backend.leases.acquire("scheduler", "s-2", 60.0) is not None
 
 

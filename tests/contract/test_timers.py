@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from avtomatika_common.backend.ports import Hint, LostLease, Slot, StorageBackend
+from avtomatika_common.backend.ports import Hint, LostLease, StorageBackend
 from avtomatika_core.events import TimerFired
-from avtomatika_core.job import HandlerRetryWait, JobId
+from avtomatika_core.job import HandlerRetryWait
 from tests.contract.builders import (
     APPROVAL,
     Executor,
@@ -230,24 +230,3 @@ async def test_leases_of_different_names_are_independent(backend: StorageBackend
 
     assert errors(outcomes) == []
     assert None not in outcomes
-
-
-# --- schedules
-
-
-async def test_a_schedule_stands_where_its_leader_left_it(
-    backend: StorageBackend, pass_time: PassTime
-) -> None:
-    slot = Slot(last_run=1_767_225_600.0, last_job_id=JobId("j"))
-    assert await backend.schedules.slot("nightly") == Slot(last_run=None, last_job_id=None)
-    old = await backend.leases.acquire("scheduler", "s-1", 0.1)
-    assert old is not None
-    await backend.schedules.end_slot("nightly", old, slot)
-    await pass_time(0.11)
-    await backend.leases.acquire("scheduler", "s-2", 60.0)
-
-    with pytest.raises(LostLease):
-        await backend.schedules.end_slot("nightly", old, Slot(last_run=0.0, last_job_id=None))
-
-    assert await backend.schedules.slot("nightly") == slot
-    assert await backend.schedules.slot("other") == Slot(last_run=None, last_job_id=None)

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from avtomatika_common import ids
 from avtomatika_common.backend.ports import (
+    PROMISE_SECONDS,
     Match,
     MatchAnswer,
     Promise,
@@ -346,11 +347,14 @@ async def test_a_match_takes_the_credit_and_tells_the_gateway(backend: StorageBa
         assert await match_one(backend.workers, ME, task) is MatchAnswer.MATCHED
 
         position, mail = await backend.mailbox.read(GATEWAY, "0")
+        held_until = mail[0].until if isinstance(mail[0], Match) else 0.0
+        assert held_until == pytest.approx(backend.clock.now() + PROMISE_SECONDS, abs=5)
         assert mail == [
             Match(
                 poll_id="poll-1",
                 worker_id=ME,
                 incarnation=registered.incarnation,
+                until=held_until,
                 promises=[Promise(task_id=task.task_id, job_id=task.job_id, offer_number=1)],
             )
         ]

@@ -313,6 +313,30 @@ async def test_a_job_is_cancelled_once_and_an_unknown_one_never() -> None:
         assert not await engine.cancel_job("no id at all")
 
 
+async def test_an_application_sends_its_jobs_signals() -> None:
+    payment = StateMachineBlueprint("payment")
+
+    @payment.handler_for("start", is_start=True)
+    async def start(actions: ActionFactory) -> None:
+        actions.wait_for_signal("paid", {"received": "end"})
+
+    @payment.handler_for("end", is_end=True)
+    async def end() -> None: ...
+
+    async with started(an_engine(payment)) as engine:
+        job_id = await engine.create_background_job("payment", {})
+
+        assert await engine.send_signal(job_id, "paid", {"amount": 3})
+        job = await ended(engine, job_id)
+        assert (job["status"], job["state_history"]) == ("finished", {"amount": 3})
+        assert not await engine.send_signal(job_id, "paid")
+        assert not await engine.send_signal(UNKNOWN, "paid")
+        with pytest.raises(ValueError, match="1 to 255 printable characters"):
+            await engine.send_signal(job_id, "")
+        with pytest.raises(TypeError):
+            await engine.send_signal(job_id, "paid", {"when": {1, 2}})
+
+
 async def test_dict_like_stores_are_shared_by_the_instances() -> None:  # R59
     def counting() -> StateMachineBlueprint:
         blueprint = StateMachineBlueprint("counting", data_stores={"counts": {"n": 10}})

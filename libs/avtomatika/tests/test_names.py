@@ -11,7 +11,7 @@ from avtomatika_common.config import Config
 
 PROMISED = {
     "avtomatika": "ActionFactory JobContext OrchestratorEngine StateMachineBlueprint StorageBackend"
-    " MemoryStorage RedisStorage Blueprint is_valid_identifier validate_identifier __version__",
+    " MemoryStorage RedisStorage RetryPolicy Blueprint is_valid_identifier validate_identifier __version__",
     "avtomatika.config": "Config",
     "avtomatika.context": "ActionFactory JobContext",
     "avtomatika.storage": "MemoryStorage RedisStorage StorageBackend",

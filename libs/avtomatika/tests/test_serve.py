@@ -1,5 +1,6 @@
 """`avtomatika serve` starts what it names, says why it cannot, and ends well when told to."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -104,3 +105,5 @@ async def test_serve_all_runs_jobs_and_ends_with_0_when_told(tmp_path: Path) -> 
     assert "Traceback" not in said
     for service in ("gateway", "executor", "dispatcher", "watcher", "scheduler", "notifier"):
         assert f'"{service}"' in said
+    [serving] = [line for line in said.splitlines() if '"message": "serving"' in line]
+    assert json.loads(serving)["address"] == door

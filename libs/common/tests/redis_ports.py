@@ -31,8 +31,8 @@ from avtomatika_core.job import JobId, TaskId
 _TASKS: Final = Script("tasks").source
 _OFFER: Final = f"""{_TASKS}
 offer_task(ARGV[1], ARGV[2], ARGV[3], {{shape = ARGV[4], meta = ARGV[5], type = ARGV[6],
-  priority = ARGV[7], payload = ARGV[8], dispatch_due = ARGV[9], result_ms = ARGV[10], branch = '',
-  checkpoint = ''}})
+  priority = ARGV[7], payload = ARGV[8], dispatch_due = ARGV[9], result_ms = ARGV[10],
+  beat_ms = '', branch = '', checkpoint = ''}})
 return 1
 """
 
@@ -50,14 +50,21 @@ class Ports:
         self.hints = RedisHints(pool, self.commands)
         self.leases = RedisLeases(self.commands)
         self.relay = RedisRelay(pool, self.commands, self.board, self.workers, options)
-        self.schedules = RedisSchedules(self.commands)
+        self.schedules = RedisSchedules(pool, self.commands, block_seconds)
         self.liveness = RedisLiveness(client, self.commands, partitions)
         self.catalogue = RedisCatalogue(pool, self.commands, block_seconds)
         self.facts = RedisWorkStream("facts", pool, self.commands, options)
         self.key_values = RedisKeyValues(self.commands)
 
     async def close(self) -> None:
-        for port in (self.mailbox, self.hints, self.relay, self.catalogue, self.facts):
+        for port in (
+            self.mailbox,
+            self.hints,
+            self.relay,
+            self.schedules,
+            self.catalogue,
+            self.facts,
+        ):
             await port.close()
         await self.commands.close()
         await self._pool.disconnect()

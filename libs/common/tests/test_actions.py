@@ -1,5 +1,7 @@
 import re
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
@@ -10,9 +12,12 @@ from avtomatika_core.outcomes import (
     DispatchTask,
     RunBlueprint,
     SentEvent,
+    Sleep,
     TaskRequest,
     TransitionTo,
+    WaitForSignal,
 )
+from avtomatika_core.retry_policy import RetryPolicy
 
 
 @pytest.fixture
@@ -71,6 +76,136 @@ def test_a_task_is_recorded_with_every_option(actions: ActionFactory) -> None:
         "result_timeout_seconds": 30,
         "event_transitions": {"halfway": "look"},
     }
+
+
+def test_a_task_may_have_a_heartbeat_timeout_and_a_retry_policy(actions: ActionFactory) -> None:
+    policy = RetryPolicy(attempts=2)
+
+    actions.dispatch_task("t", {}, {}, heartbeat_timeout_seconds=5, retry=policy)
+
+    assert actions.action == DispatchTask(
+        task=TaskRequest(type="t", heartbeat_timeout_seconds=5, retry=policy)
+    )
+    assert actions.task_to_dispatch is not None
+    assert actions.task_to_dispatch["heartbeat_timeout_seconds"] == 5
+    assert actions.task_to_dispatch["retry"] is policy
+
+
+def test_a_parallel_task_may_have_a_policy_as_a_mapping(actions: ActionFactory) -> None:
+    task = {"type": "t", "heartbeat_timeout_seconds": 5, "retry": {"attempts": 2}}
+
+    actions.dispatch_parallel([task], "join")
+
+    assert isinstance(actions.action, DispatchParallel)
+    assert actions.action.tasks == [
+        TaskRequest(type="t", heartbeat_timeout_seconds=5, retry=RetryPolicy(attempts=2))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"heartbeat_timeout_seconds": 0}, ValueError, "heartbeat_timeout_seconds must be above 0"),
+        ({"retry": 3}, TypeError, "retry must be a RetryPolicy or a mapping of its fields"),
+        ({"retry": {"attempts": 0}}, ValueError, "retry.attempts must be 1 or more"),
+        ({"retry": {"tries": 1}}, ValueError, "retry has no field 'tries'"),
+    ],
+)
+def test_a_policy_that_cannot_be_kept_is_refused_by_name(
+    actions: ActionFactory, options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        actions.dispatch_task("t", {}, {}, **options)
+    with pytest.raises(error, match=rf"tasks\[0\]: {text}"):
+        actions.dispatch_parallel([{"type": "t", **options}], "join")
+
+    assert actions.action is None
+
+
+# --- sleep and signals
+
+NOON = datetime(2027, 1, 15, 12, tzinfo=timezone(timedelta(hours=2)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "action"),
+    [
+        ((30,), {}, Sleep(seconds=30, next_state="b")),
+        ((), {"seconds": 0}, Sleep(seconds=0, next_state="b")),
+        ((), {"until": 1_800_000_000}, Sleep(until=1_800_000_000, next_state="b")),
+        ((), {"until": NOON}, Sleep(until=NOON.timestamp(), next_state="b")),
+    ],
+)
+def test_a_sleep_is_for_some_seconds_or_until_a_moment(
+    actions: ActionFactory, arguments: tuple[float, ...], options: dict[str, Any], action: Sleep
+) -> None:
+    actions.sleep(*arguments, **options, next_state="b")
+
+    assert actions.action == action
+    assert actions.next_state is None
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({}, ValueError, "sleep takes either seconds or until"),
+        ({"seconds": 1, "until": 2}, ValueError, "sleep takes either seconds or until"),
+        ({"seconds": -1}, ValueError, "seconds must be 0 or more, not -1"),
+        ({"seconds": "1"}, TypeError, "seconds must be a number, not str"),
+        ({"until": float("nan")}, ValueError, "until must be a finite number"),
+        ({"until": NOON.date()}, TypeError, "until must be a number, not date"),
+        ({"until": NOON.replace(tzinfo=None)}, ValueError, "until must have a time zone"),
+        ({"seconds": 1, "next_state": None}, TypeError, "next_state must be a string"),
+    ],
+)
+def test_a_sleep_that_makes_no_sense_is_refused(
+    actions: ActionFactory, options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    arguments: dict[str, Any] = {"next_state": "b", **options}
+
+    with pytest.raises(error, match=text):
+        actions.sleep(**arguments)
+
+    assert actions.action is None
+
+
+def test_a_wait_for_a_signal_is_recorded(actions: ActionFactory) -> None:
+    transitions = {"received": "b", "timeout": "c", "cancelled": "d"}
+
+    actions.wait_for_signal("paid", transitions, 60)
+
+    assert actions.action == WaitForSignal(name="paid", transitions=transitions, timeout_seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (("", {"received": "b"}), ValueError, "1 to 255 printable characters"),
+        ((3, {"received": "b"}), TypeError, "name must be a string"),
+        (("paid", {"timeout": "b"}), ValueError, "must lead from 'received' to a state"),
+        (("paid", {"received": "b", "late": "c"}), ValueError, "transitions leads from 'late'"),
+        (("paid", {"received": 1}), TypeError, r"transitions\['received'\] must be a string"),
+        (("paid", {"received": "b"}, 0), ValueError, "timeout_seconds must be above 0"),
+    ],
+)
+def test_a_wait_for_a_signal_that_makes_no_sense_is_refused(
+    actions: ActionFactory, arguments: tuple[Any, ...], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        actions.wait_for_signal(*arguments)
+
+    assert actions.action is None
+
+
+def test_sleep_and_signal_are_actions_as_the_others(actions: ActionFactory) -> None:
+    actions.sleep(1, next_state="b")
+
+    for second in (
+        lambda: actions.sleep(1, next_state="b"),
+        lambda: actions.wait_for_signal("paid", {"received": "b"}),
+    ):
+        with pytest.raises(RuntimeError, match="Cannot set multiple actions in the same step"):
+            second()
 
 
 def test_timeout_seconds_is_the_result_timeout_where_no_other_is_given(

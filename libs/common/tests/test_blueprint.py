@@ -1,3 +1,4 @@
+import asyncio
 import shutil
 import stat
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from avtomatika_common.context import ClientConfig, JobContext
 from avtomatika_common.datastore import AsyncDictStore
 from avtomatika_common.definitions import DefinitionError
 from avtomatika_core.outcomes import EndOutcome
+from avtomatika_core.retry_policy import RetryPolicy
 
 NEXT = "end"
 
@@ -305,6 +307,38 @@ def test_an_event_of_a_worker_leads_to_a_state_too(bp: StateMachineBlueprint) ->
     assert "start -> look" in bp.render_graph()
 
 
+def test_sleep_and_signals_lead_to_states_too(
+    bp: StateMachineBlueprint, caplog: pytest.LogCaptureFixture
+) -> None:
+    @bp.handler_for("start", is_start=True)
+    async def start(actions: ActionFactory) -> None:
+        await asyncio.sleep(0)  # which is no action
+        actions.sleep(5, next_state="rested")
+
+    @bp.handler_for("rested")
+    async def rested(context: JobContext) -> None:
+        context.actions.wait_for_signal("paid", {"received": "end", "timeout": "late"}, 60)
+
+    add_end(bp)
+
+    with pytest.raises(ValueError, match="state 'rested' leads to non-existent state 'late'"):
+        bp.validate()
+    bp.handler_for("late", is_end=True)(nothing)
+    bp.validate()
+    assert "start -> rested" in bp.render_graph()
+    assert not caplog.records
+
+
+def test_a_policy_of_the_blueprint_is_checked_when_it_is_made() -> None:
+    policy = RetryPolicy(attempts=2)
+
+    assert StateMachineBlueprint("b", retry=policy).retry is policy
+    assert StateMachineBlueprint("b", retry={"attempts": 2}).retry == policy
+    assert StateMachineBlueprint("b").retry is None
+    with pytest.raises(ValueError, match=r"retry\.attempts must be 1 or more, not 0"):
+        StateMachineBlueprint("b", retry={"attempts": 0})
+
+
 def test_declared_events_have_a_schema_that_is_one(bp: StateMachineBlueprint) -> None:
     pages = {"type": "object", "properties": {"pages": {"type": "integer"}}}
     bp.event("halfway", pages)
@@ -383,6 +417,15 @@ async def by_another_name(context: JobContext) -> None:
     chosen.actions.transition_to("start")
 
 
+async def by_a_computed_sleep(actions: ActionFactory) -> None:
+    actions.sleep(1, next_state=NEXT)
+
+
+async def by_a_method_that_sleeps(actions: ActionFactory) -> None:
+    rest = actions.sleep
+    rest(1, next_state="end")
+
+
 async def by_a_method(actions: ActionFactory) -> None:
     go = actions.transition_to
     go("end")
@@ -396,7 +439,8 @@ without_source: Callable[..., object] = print
     [
         by_constant, by_variable_transitions, by_variable_event_transitions, by_spread,
         by_arguments, by_another_function,
-        by_the_context, by_another_name, by_a_method, without_source,
+        by_the_context, by_another_name, by_a_method, by_a_computed_sleep,
+        by_a_method_that_sleeps, without_source,
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_only_warned_about(

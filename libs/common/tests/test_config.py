@@ -42,6 +42,7 @@ def test_the_environment_of_the_process_is_read_when_made(monkeypatch: pytest.Mo
         ("DISPATCH_TIMEOUT_SECONDS", "-1", "a number of seconds of at least 0"),
         ("AVTOMATIKA_DURABILITY", "sure", "one of fast, safe, strict"),
         ("LOG_LEVEL", "LOUD", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ("LOG_FORMAT", "xml", "one of json, text"),
         ("TZ", "Mars", "the name of a time zone, like Europe/Berlin"),
         ("TZ", "Europe", "the name of a time zone, like Europe/Berlin"),
         ("TZ", "", "the name of a time zone, like Europe/Berlin"),

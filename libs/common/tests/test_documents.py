@@ -24,6 +24,8 @@ from avtomatika_core.job import (
     LastError,
     Origin,
     Parent,
+    SignalWait,
+    SleepWait,
     TaskId,
     TaskRetryWait,
     TaskWait,
@@ -237,6 +239,7 @@ def test_a_sub_job_names_its_parent_and_has_what_it_inherited() -> None:
         webhook_url=None,
         dispatch_timeout=5.0,
         result_timeout=6.0,
+        timeout_seconds=90.0,
     )
 
     document = document_of(new_job(JobId("j"), origin))
@@ -246,6 +249,7 @@ def test_a_sub_job_names_its_parent_and_has_what_it_inherited() -> None:
         "parent_job_id": "p",
         "dispatch_timeout": 5.0,
         "result_timeout": 6.0,
+        "timeout_seconds": 90.0,
     }
 
 
@@ -274,6 +278,27 @@ def test_an_approval_shows_its_decisions_but_neither_token_nor_hash() -> None:
     }
     assert b"0123abcd" not in json_bytes(document)
     assert b"wait-token" not in json_bytes(document)
+
+
+def test_a_sleeping_job_says_when_it_wakes() -> None:
+    document = document_of(
+        a_job(JobStatus.SLEEPING, SleepWait(token="1", due=163.0, next_state="b"))
+    )
+
+    assert changes(document) == {"status": "sleeping", "wake_at": 163.0}
+
+
+def test_a_wait_for_a_signal_shows_its_name_and_deadline() -> None:
+    wait = SignalWait(
+        token="1", name="paid", transitions={"received": "b"}, requested_at=103.0, deadline=163.0
+    )
+
+    document = document_of(a_job(JobStatus.WAITING_FOR_SIGNAL, wait))
+
+    assert changes(document) == {
+        "status": "waiting_for_signal",
+        "signal": {"name": "paid", "requested_at": 103.0, "deadline": 163.0},
+    }
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
@@ -115,7 +115,7 @@ async def test_a_lease_whose_answer_was_lost_is_given_again_but_not_to_a_second_
     p = keys.partition(0)
 
     async def send(nonce: str) -> object:
-        arguments = [p, 5000, task_id, job, 1, ANN, 1, nonce]
+        arguments = [p, 5000, task_id, job, 1, ANN, 1, "", nonce]
         [answer] = await ports.commands.script(
             script("lease_tasks"), [keys.task(p, task_id)], arguments
         )
@@ -347,6 +347,30 @@ async def test_a_place_is_taken_from_the_match_until_the_result(ports: Ports) ->
     assert (until, during) == (b"inf", 1)
     assert await held(ports) == 0
     assert await ports.commands.command("XLEN", f"{keys.partition(0)}out") == 0
+
+
+async def test_what_a_relay_brings_too_late_changes_nothing(ports: Ports) -> None:
+    """It stood still with entries in hand that another has applied meanwhile."""
+    incarnation = await register(ports)
+    job = await ports.job()
+    task_id = await ports.offer(job)
+    task = await the_head(ports)
+    await match_one(ports.workers, ANN, task)
+    await lease(ports, task, ANN, incarnation)
+    [(entry_id, fields)] = cast(
+        "list[tuple[bytes, list[bytes]]]",
+        await ports.commands.command("XRANGE", f"{keys.partition(0)}out", "-", "+"),
+    )
+    change = dict(zip(fields[::2], fields[1::2], strict=True))
+    await relayed(ports)
+    await ports.board.end_lease(job, ANN, success(task_id))
+    await relayed(ports)
+
+    late = (change[b"k"], change[b"w"], change[b"t"], change[b"o"], b"", entry_id)
+    await ports.workers.change_holds([late], 0)
+
+    assert change[b"k"] == b"keep_hold"
+    assert await held(ports) == 0
 
 
 async def test_the_end_of_an_earlier_offer_leaves_the_new_promise_alone(ports: Ports) -> None:

@@ -13,14 +13,13 @@ from libs.common.tests.redis_ports import Ports, open_ports
 from avtomatika_common.backend.ports import (
     CatalogueEntry,
     Hint,
-    Lease,
     LostLease,
-    Slot,
     StoreUnavailable,
     StreamEntry,
 )
 from avtomatika_common.backend.redis import keys
-from avtomatika_core.job import JobId, WorkerId
+from avtomatika_common.backend.redis.scripts import script
+from avtomatika_core.job import WorkerId
 from tests.servers import redis_binaries, running_redis
 from tests.support import until
 
@@ -229,7 +228,7 @@ async def test_hints_go_on_after_the_connection_was_cut(ports: Ports) -> None:
     assert hints == [Hint(kind="worker", value="ann")]
 
 
-# -- leases and schedules
+# -- leases
 
 
 @pytest.mark.parametrize("name", ["scheduler", "p1/watcher"])
@@ -268,21 +267,6 @@ async def test_a_lease_runs_out_and_a_renewed_one_does_not(ports: Ports) -> None
 
 async def _is_taken_by_two(ports: Ports) -> bool:
     return await ports.leases.acquire("short", "two", 60) is not None
-
-
-async def test_a_slot_is_noted_only_under_the_lease(ports: Ports) -> None:
-    lease = await ports.leases.acquire("scheduler", "one", 60)
-    assert lease is not None
-    fired = Slot(last_run=12.5, last_job_id=JobId("j"))
-    stale = Lease(name="scheduler", holder="one", token=lease.token - 1)
-
-    before = await ports.schedules.slot("nightly")
-    await ports.schedules.end_slot("nightly", lease, fired)
-    with pytest.raises(LostLease):
-        await ports.schedules.end_slot("nightly", stale, Slot(last_run=99.0, last_job_id=None))
-
-    assert before == Slot(last_run=None, last_job_id=None)
-    assert await ports.schedules.slot("nightly") == fired
 
 
 # -- liveness
@@ -401,3 +385,22 @@ async def test_a_port_on_a_closed_connection_says_so(server: str) -> None:
 
     with pytest.raises(StoreUnavailable):
         await ports.key_values.get("shop", "k")
+
+
+# --- signals
+
+
+async def test_a_signal_whose_answer_was_lost_is_not_sent_again(ports: Ports) -> None:
+    job = await ports.job()
+    p = keys.partition(0)
+    await ports.commands.command("SADD", f"{p}live", job)
+
+    async def send(nonce: str) -> object:
+        arguments = [p, job, b"event", nonce, 100, 2, "", "", 60]
+        return await ports.commands.script(script("send_signal"), [keys.job(p, job)], arguments)
+
+    answers = [await send(nonce) for nonce in ("n1", "n1", "n2", "n1", "n3")]
+
+    assert answers == [b"OK"] * 5
+    assert await ports.commands.command("XLEN", keys.lane(p, "in", "g1")) == 3
+    assert await ports.commands.command("ZCARD", f"{keys.job(p, job)}:sig") == 2

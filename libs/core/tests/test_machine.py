@@ -1,8 +1,52 @@
 """The job state machine, rule by rule."""
 
-from typing import Any, TypeVar, get_args
+from typing import get_args
 
 import pytest
+from libs.core.tests.builders import (
+    CHILD,
+    LATER,
+    NEXT,
+    NO_RETRIES,
+    NOON,
+    RULES,
+    TASK,
+    WITH_FAILED,
+    WORKER,
+    a_job,
+    a_signal,
+    a_task,
+    after_task_failures,
+    all_of,
+    an_origin,
+    ask_approval,
+    ask_signal,
+    asleep,
+    cancelled,
+    child_finished,
+    ends,
+    facts,
+    failed,
+    fired,
+    goes_to,
+    marked,
+    only,
+    raised,
+    returned,
+    start_child,
+    stopped,
+    succeeded,
+    timed_out,
+    token_of,
+    told,
+    waiting_for_approval,
+    waiting_for_branches,
+    waiting_for_child,
+    waiting_for_signal,
+    waiting_for_task,
+    with_data,
+    with_deadline,
+)
 
 from avtomatika_core.commands import (
     CancelChild,
@@ -27,16 +71,11 @@ from avtomatika_core.events import (
     ChildFinished,
     Continue,
     Event,
-    HandlerRaised,
-    HandlerReturned,
     JobCreated,
     JobSetAside,
-    TaskCancelled,
-    TaskFailed,
-    TaskSucceeded,
-    TaskTimedOut,
+    JobTimedOut,
+    SignalReceived,
     TimerFired,
-    WorkerEventArrived,
 )
 from avtomatika_core.job import (
     TERMINAL,
@@ -55,227 +94,18 @@ from avtomatika_core.job import (
     TaskId,
     TaskRetryWait,
     TaskWait,
-    WorkerId,
     new_job,
 )
 from avtomatika_core.machine import APPLIES_IN, step
 from avtomatika_core.outcomes import (
     Action,
-    AwaitApproval,
     DispatchParallel,
     DispatchTask,
-    EndOutcome,
     Rules,
-    RunBlueprint,
     SentEvent,
     TaskRequest,
     TransitionTo,
 )
-
-NOON = 1_800_000_000.0
-LATER = NOON + 10
-TASK = TaskId("task-1")
-NEXT = TaskId("task-2")
-CHILD = JobId("child-1")
-WORKER = WorkerId("w-1")
-RULES = Rules(
-    end_states={
-        "end": EndOutcome.SUCCESS,
-        "broken": EndOutcome.FAILURE,
-        "stopped": EndOutcome.CANCELLED,
-    }
-)
-WITH_FAILED = Rules(end_states=RULES.end_states, has_failed_state=True)
-NO_RETRIES = Rules(end_states=RULES.end_states, max_retries=0)
-
-T = TypeVar("T", bound=Command)
-
-
-def over(changes: dict[str, Any], **usual: Any) -> dict[str, Any]:
-    return {**usual, **changes}
-
-
-def an_origin(**changes: Any) -> Origin:
-    return Origin(**over(changes, blueprint="b", group="g", start_state="work", created_at=NOON))
-
-
-def a_job(state: str = "work", data: JobData | None = None, **origin: Any) -> Job:
-    """A job whose handler in `state` is wanted."""
-    stored = new_job(JobId("job-1"), an_origin(start_state=state, **origin))
-    job = step(stored, JobCreated(at=NOON), RULES).job
-    return job if data is None else with_data(job, data)
-
-
-def with_data(job: Job, data: JobData) -> Job:
-    return Job(id=job.id, origin=job.origin, head=job.head, data=data, run=job.run)
-
-
-def marked(job: Job) -> Job:
-    """The job as the store leaves it when somebody asks for its end."""
-    return Job(
-        id=job.id,
-        origin=job.origin,
-        head=job.head,
-        data=job.data,
-        run=job.run + 1,
-        cancelled=True,
-    )
-
-
-def returned(job: Job, action: Action | None = None, **changes: Any) -> HandlerReturned:
-    return HandlerReturned(
-        **over(changes, at=NOON, run=job.run, action=action, started_at=NOON - 1)
-    )
-
-
-def raised(job: Job, message: str = "boom", **changes: Any) -> HandlerRaised:
-    return HandlerRaised(
-        **over(changes, at=NOON, run=job.run, message=message, started_at=NOON - 1)
-    )
-
-
-def a_task(**changes: Any) -> DispatchTask:
-    return DispatchTask(
-        task=TaskRequest(**over(changes, type="t", transitions={"success": "next"}))
-    )
-
-
-def waiting_for_task(job: Job | None = None, rules: Rules = RULES, **task: Any) -> Job:
-    job = job or a_job()
-    return step(job, returned(job, a_task(**task), fresh_ids=(TASK,)), rules).job
-
-
-def waiting_for_branches(count: int = 2) -> Job:
-    job = a_job()
-    action = DispatchParallel(tasks=[TaskRequest(type="t")] * count, aggregate_into="join")
-    ids = tuple(f"branch-{index}" for index in range(count))
-    return step(job, returned(job, action, fresh_ids=ids), RULES).job
-
-
-def start_child(job: Job, **changes: Any) -> HandlerReturned:
-    action = RunBlueprint(
-        **over(changes, blueprint="sub", initial_data={"x": 1}, transitions={"success": "next"})
-    )
-    return returned(job, action, fresh_ids=(CHILD,), child_group="other", child_start_state="begin")
-
-
-def waiting_for_child(**transitions: str) -> Job:
-    job = a_job()
-    return step(job, start_child(job, transitions=transitions), RULES).job
-
-
-def ask_approval(job: Job, timeout: float | None = None, /, **transitions: str) -> HandlerReturned:
-    action = AwaitApproval(
-        integration="mail", message="ok?", transitions=transitions, timeout_seconds=timeout
-    )
-    return returned(job, action, approval_secret="open", approval_secret_hash="hash")
-
-
-def waiting_for_approval(timeout: float | None = None, /, **transitions: str) -> Job:
-    job = a_job()
-    return step(job, ask_approval(job, timeout, **(transitions or {"yes": "next"})), RULES).job
-
-
-def succeeded(**changes: Any) -> TaskSucceeded:
-    return TaskSucceeded(**over(changes, at=LATER, task_id=TASK, fresh_id=NEXT))
-
-
-def failed(**changes: Any) -> TaskFailed:
-    return TaskFailed(
-        **over(changes, at=LATER, task_id=TASK, fresh_id=NEXT, worker_id=WORKER, message="oom")
-    )
-
-
-def stopped(**changes: Any) -> TaskCancelled:
-    return TaskCancelled(**over(changes, at=LATER, task_id=TASK, fresh_id=NEXT))
-
-
-def timed_out(timeout: str = "result", **changes: Any) -> TaskTimedOut:
-    return TaskTimedOut(**over(changes, at=LATER, task_id=TASK, fresh_id=NEXT, timeout=timeout))
-
-
-def told(event_type: str = "halfway", **changes: Any) -> WorkerEventArrived:
-    return WorkerEventArrived(
-        **over(
-            changes,
-            at=LATER,
-            task_id=TASK,
-            worker_id=WORKER,
-            event_id="e-1",
-            event_type=event_type,
-        )
-    )
-
-
-def child_finished(job: Job, status: str = "finished", **changes: Any) -> ChildFinished:
-    return ChildFinished(
-        **over(
-            changes,
-            at=LATER,
-            token=token_of(job),
-            child_id=CHILD,
-            status=status,
-            final_state="over",
-        )
-    )
-
-
-def fired(job: Job, at: float = LATER, fresh_id: str = NEXT) -> TimerFired:
-    return TimerFired(at=at, token=token_of(job), fresh_id=TaskId(fresh_id))
-
-
-def token_of(job: Job) -> str:
-    wait = job.head.wait
-    assert wait is not None
-    return wait.task_id if isinstance(wait, TaskWait) else wait.token
-
-
-def cancelled(job: Job, rules: Rules = RULES) -> Step:
-    return step(marked(job), CancelRequested(at=LATER), rules)
-
-
-def after_task_failures(count: int, **task: Any) -> Job:
-    """On the board again after so many failed attempts."""
-    job = waiting_for_task(**task)
-    for _ in range(count):
-        waiting = step(job, failed(), RULES).job
-        job = step(waiting, fired(waiting, fresh_id=TASK), RULES).job
-    return job
-
-
-def all_of(result: Step, kind: type[T]) -> list[T]:
-    return [command for command in result.commands if isinstance(command, kind)]
-
-
-def only(result: Step, kind: type[T]) -> T:
-    (command,) = all_of(result, kind)
-    return command
-
-
-def facts(result: Step) -> list[str]:
-    return [fact.kind for fact in all_of(result, RecordFact)]
-
-
-def ends(result: Step, status: JobStatus, error: str | None) -> None:
-    """The terminal routine ran, once and whole."""
-    head = result.job.head
-    assert (head.status, head.error_message) == (status, error)
-    assert head.finished_at == head.updated_at
-    assert head.wait is None
-    assert facts(result)[-1] == "job_completed"
-    notice = only(result, Notify)
-    assert notice.event == f"job_{status}"
-    assert len(all_of(result, ResumeParent)) == (result.job.origin.parent is not None)
-
-
-def goes_to(result: Step, state: str, before: Job) -> None:
-    head = result.job.head
-    assert (head.status, head.state, head.wait) == (JobStatus.RUNNING, state, None)
-    assert (head.retry_count, head.task_retry_count) == (0, 0)
-    assert head.transition_count == before.head.transition_count + 1
-    assert result.job.run > before.run
-    assert not result.job.cancelled
-
 
 # --- The table, and what changes nothing
 
@@ -289,7 +119,7 @@ def test_no_event_applies_to_a_job_that_has_ended() -> None:
 
 
 def test_something_can_happen_in_every_status_that_is_not_the_end() -> None:
-    only_by_force = {CancelRequested, JobSetAside}
+    only_by_force = {CancelRequested, JobSetAside, JobTimedOut, SignalReceived}
 
     reached = {s for event, row in APPLIES_IN.items() if event not in only_by_force for s in row}
 
@@ -312,6 +142,8 @@ def every_event(job: Job) -> list[Event]:
         ChildFinished(at=LATER, token=token, child_id=CHILD, status="finished", final_state="over"),
         ApprovalDecided(at=LATER, token=token, decision="yes"),
         TimerFired(at=LATER, token=token, fresh_id=NEXT),
+        a_signal(),
+        JobTimedOut(at=LATER),
         CancelRequested(at=LATER),
         JobSetAside(at=LATER, reason="poison"),
     ]
@@ -335,14 +167,16 @@ JOBS = {
     "approval": lambda: waiting_for_approval(5.0),
     "task retry": lambda: step(waiting_for_task(), failed(), RULES).job,
     "handler retry": lambda: step(a_job(), raised(a_job()), RULES).job,
+    "sleep": asleep,
+    "signal": lambda: waiting_for_signal(5.0),
 }
 
 
 @pytest.mark.parametrize("which", JOBS)
 def test_only_the_asked_for_end_applies_once_the_cancel_mark_is_set(which: str) -> None:
-    job = marked(JOBS[which]())
+    job = marked(with_deadline(JOBS[which]()))
 
-    by_force = {CancelRequested, JobSetAside}
+    by_force = {CancelRequested, JobSetAside, JobTimedOut, SignalReceived}
 
     for event in every_event(job):
         result = step(job, event, RULES)
@@ -351,7 +185,7 @@ def test_only_the_asked_for_end_applies_once_the_cancel_mark_is_set(which: str) 
 
 @pytest.mark.parametrize("which", JOBS)
 def test_a_repeated_end_of_a_wait_changes_nothing(which: str) -> None:  # R15
-    job = JOBS[which]()
+    job = with_deadline(JOBS[which]())
 
     for event in every_event(job):
         once = step(job, event, RULES).job
@@ -387,6 +221,8 @@ def test_events_for_another_task_token_or_child_change_nothing() -> None:  # R15
         (child, child_finished(child, token="0")),
         (child, child_finished(child, child_id="another")),
         (waiting_for_approval(), ApprovalDecided(at=LATER, token="0", decision="yes")),
+        (asleep(), TimerFired(at=LATER, token="0", fresh_id=NEXT)),
+        (waiting_for_signal(5.0), TimerFired(at=LATER, token="0", fresh_id=NEXT)),
     ]
 
     for job, event in strangers:
@@ -1227,6 +1063,8 @@ def ways_to_end() -> dict[str, Step]:
     task = waiting_for_task(work)
     child = step(work, start_child(work, transitions={}), RULES).job
     human = step(work, ask_approval(work, 5.0, yes="next"), RULES).job
+    signal = step(work, ask_signal(work, 5.0), RULES).job
+    late = a_job(parent=PARENT, timeout_seconds=5.0)
     loop = Rules(max_transitions=1)
     once = step(work, returned(work, TransitionTo(state="work")), loop).job
     return {
@@ -1244,6 +1082,8 @@ def ways_to_end() -> dict[str, Step]:
         "dispatch timeout": step(task, timed_out("dispatch"), RULES),
         "unhandled child": step(child, child_finished(child), RULES),
         "approval expired": step(human, fired(human), RULES),
+        "no signal": step(signal, fired(signal), RULES),
+        "no more time": step(late, JobTimedOut(at=LATER), RULES),
         "cancel": cancelled(work),
         "set aside": step(work, JobSetAside(at=LATER, reason="poison"), RULES),
     }
@@ -1331,6 +1171,8 @@ def test_an_approval_that_expires_else_fails_the_job() -> None:
         ("approval", ClearTimer(token="1")),
         ("task retry", ClearTimer(token="1.2")),
         ("handler retry", ClearTimer(token="1")),
+        ("sleep", ClearTimer(token="1")),
+        ("signal", ClearTimer(token="1")),
     ],
 )
 def test_a_forced_end_closes_what_was_open(  # R8, R21
@@ -1371,6 +1213,7 @@ def test_a_job_that_has_not_started_can_be_cancelled() -> None:
             CancelChild(child_id=CHILD, child_group="other"),
         ),
         (waiting_for_approval(5.0, cancelled="tidy"), ClearTimer(token="1")),
+        (waiting_for_signal(5.0, cancelled="tidy"), ClearTimer(token="1")),
     ],
 )
 def test_a_cancelled_wait_goes_where_cancelled_leads(job: Job, closed: Command) -> None:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from avtomatika_core.branches import offer_again, settle
 from avtomatika_core.commands import (
     CancelChild,
+    ClearDeadline,
     ClearTimer,
     CloseBranches,
     CloseTask,
@@ -37,6 +38,8 @@ from avtomatika_core.events import (
     HandlerReturned,
     JobCreated,
     JobSetAside,
+    JobTimedOut,
+    SignalReceived,
     TaskCancelled,
     TaskEvent,
     TaskFailed,
@@ -55,10 +58,13 @@ from avtomatika_core.job import (
     JobStatus,
     Origin,
     Parent,
+    SignalWait,
+    SleepWait,
     TaskId,
     TaskRetryWait,
     TaskWait,
     WorkerId,
+    is_beside,
     new_job,
 )
 from avtomatika_core.machine import step
@@ -70,9 +76,12 @@ from avtomatika_core.outcomes import (
     EndOutcome,
     Rules,
     RunBlueprint,
+    Sleep,
     TaskRequest,
     TransitionTo,
+    WaitForSignal,
 )
+from avtomatika_core.retry_policy import RetryPolicy
 
 STATES = st.sampled_from(["a", "b", "c", "end", "broken"])
 
@@ -89,6 +98,9 @@ def tasks(*keys: str) -> st.SearchStrategy[TaskRequest]:
         transitions=transitions(*keys),
         event_transitions=st.dictionaries(st.just("halfway"), STATES),
         dispatch_timeout_seconds=st.sampled_from([None, 0.0, 5.0]),
+        retry=st.sampled_from(
+            [None, None, RetryPolicy(attempts=1), RetryPolicy(attempts=9, never=("ODD",))]
+        ),
     )
 
 
@@ -111,6 +123,16 @@ ACTIONS: st.SearchStrategy[Action] = st.one_of(
         integration=st.just("mail"),
         message=st.just("?"),
         transitions=transitions("yes", "no", "timeout", "cancelled"),
+        timeout_seconds=st.sampled_from([None, 60.0]),
+    ),
+    st.builds(Sleep, next_state=STATES, seconds=st.sampled_from([0.0, 60.0])),
+    st.builds(Sleep, next_state=STATES, until=st.sampled_from([1.0, 1e9])),
+    st.builds(
+        WaitForSignal,
+        name=st.sampled_from(["x", "y"]),
+        transitions=st.fixed_dictionaries(
+            {"received": STATES}, optional={"timeout": STATES, "cancelled": STATES}
+        ),
         timeout_seconds=st.sampled_from([None, 60.0]),
     ),
 )
@@ -144,6 +166,10 @@ class Chance(msgspec.Struct, frozen=True, kw_only=True):
     def child_status(self) -> str:
         return HOW_CHILDREN_END[self.turn % len(HOW_CHILDREN_END)]
 
+    @property
+    def signal(self) -> str:
+        return "xyz"[self.turn % 3]
+
 
 HOW_TASKS_END = [
     "success", "failure", "result", "failure", "custom", "failure", "cancelled", "dispatch",
@@ -155,6 +181,8 @@ KINDS = [
     *["raise"] * 5,
     *["noise"] * 3,
     *["cancel"] * 6,
+    *["signal"] * 6,
+    *["deadline"] * 2,
     *["ask for nothing", "set aside"],
 ]
 CHANCES = st.builds(
@@ -165,6 +193,7 @@ RULES = st.builds(
     end_states=st.just({"end": EndOutcome.SUCCESS, "broken": EndOutcome.FAILURE}),
     has_failed_state=st.booleans(),
     max_retries=st.integers(0, 3),
+    retry=st.sampled_from([RetryPolicy(), RetryPolicy(), RetryPolicy(attempts=2)]),
     max_transitions=st.sampled_from([0, 0, 5]),
     max_depth=st.sampled_from([10, 10, 0]),
 )
@@ -173,8 +202,9 @@ RULES = st.builds(
 class World:
     """Keeps what the commands of a job make, as a store would, and gives back what comes of it."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, *, has_deadline: bool) -> None:
         self.rules = rules
+        self.has_deadline = has_deadline
         self.now = 1000.0
         self.ids = 0
         origin = Origin(
@@ -182,6 +212,7 @@ class World:
             group="g",
             start_state="a",
             created_at=self.now,
+            timeout_seconds=99.0 if has_deadline else None,
             parent=Parent(job_id=JobId("parent"), group="g", token="1"),
         )
         self.job = new_job(JobId("job"), origin)
@@ -197,6 +228,8 @@ class World:
         self.results: list[int] = []
         self.children: dict[JobId, str] = {}
         self.decided: set[str] = set()
+        self.signals = 0
+        """How many were sent."""
         self.left: dict[int | None, dict[str, Any]] = {}
         """Branch (None: the task the job waits for) -> the last checkpoint its attempts have left."""
         self.ends: list[Command] = []
@@ -218,7 +251,9 @@ class World:
             assert result.commands == ()
             return
         assert not before.is_terminal
-        assert not before.cancelled or isinstance(event, CancelRequested | JobSetAside)
+        assert not before.cancelled or isinstance(
+            event, CancelRequested | JobSetAside | JobTimedOut | SignalReceived
+        )
         assert result.job.run >= before.run
         if isinstance(event, HandlerReturned | HandlerRaised):
             assert event.run == before.run
@@ -226,6 +261,11 @@ class World:
             self.applied_runs.add(event.run)
         if isinstance(event, HandlerReturned):
             self.returned_runs.add(event.run)
+        is_taken = result.job.signals.taken > before.signals.taken
+        if isinstance(event, SignalReceived) and not is_taken:
+            assert is_beside(before, result.job)
+            assert result.commands == ()
+            assert result.job.cancelled == before.cancelled
         if isinstance(event, HandlerRaised):
             assert result.job.data is before.data
         if isinstance(event, BranchesDone) and isinstance(before.head.wait, BranchesWait):
@@ -258,6 +298,10 @@ class World:
             case ClearTimer():
                 assert command.token in self.timers | self.fired_timers
                 self.timers.discard(command.token)
+            case ClearDeadline():
+                assert self.job.is_terminal
+                assert self.job.origin.timeout_seconds is not None
+                self.has_deadline = False
             case CloseTask():
                 self.board.discard(command.task_id)
             case CloseBranches():
@@ -441,8 +485,34 @@ class World:
         )
 
     def ask_cancel(self) -> None:
-        self.job = replace(self.job, cancelled=True, run=self.job.run + 1)
+        self.mark()
         self.inbox.append(CancelRequested(at=self.tick()))
+
+    def mark(self) -> None:
+        if not self.job.cancelled:
+            self.job = replace(self.job, cancelled=True, run=self.job.run + 1)
+
+    def pass_deadline(self) -> None:
+        self.has_deadline = False
+        self.mark()
+        self.inbox.append(JobTimedOut(at=self.tick()))
+
+    def signal(self, name: str) -> None:
+        self.signals += 1
+        event = SignalReceived(
+            at=self.tick(), number=self.signals, name=name, data={f"signal {self.signals}": True}
+        )
+        self.inbox.append(event)
+
+    def awaited_signal(self) -> str | None:
+        """The name of the one the job waits for, if it is not on its way."""
+        wait = self.job.head.wait
+        if not isinstance(wait, SignalWait) or self.job.cancelled:
+            return None
+        return None if self.is_signalled(wait.name) else wait.name
+
+    def is_signalled(self, name: str) -> bool:
+        return any(isinstance(one, SignalReceived) and one.name == name for one in self.inbox)
 
 
 def ids_of(action: Action | None) -> int:
@@ -451,7 +521,7 @@ def ids_of(action: Action | None) -> int:
             return 1
         case DispatchParallel():
             return len(action.tasks)
-        case TransitionTo() | AwaitApproval() | None:
+        case TransitionTo() | AwaitApproval() | Sleep() | WaitForSignal() | None:
             return 0
 
 
@@ -462,6 +532,10 @@ def make(world: World, chance: Chance, actions: list[Action]) -> None:
     match chance.kind:
         case "cancel" if not (job.cancelled or job.is_terminal):
             world.ask_cancel()
+        case "signal" if not job.is_terminal:
+            world.signal(chance.signal)
+        case "deadline" if world.has_deadline:
+            world.pass_deadline()
         case "set aside":
             world.apply(JobSetAside(at=world.tick(), reason="poison"))
         case "ask for nothing" if is_wanted:
@@ -492,6 +566,8 @@ def go_on(world: World, chance: Chance, action: Action | None) -> bool:
         ways.append(partial(world.decide, wait, decisions[chance.turn % len(decisions)]))
     elif wait is not None:
         ways.append(partial(world.ask_cancel))
+    if (name := world.awaited_signal()) is not None:
+        ways.append(partial(world.signal, name))
     if job.status is JobStatus.RUNNING and not job.cancelled:
         ways.append(partial(world.run_handler, action))
     if ways:
@@ -560,6 +636,7 @@ def send_what_cannot_be(world: World) -> None:
 def check(world: World) -> None:
     check_that_it_waits_for_something_that_can_come(world)
     check_that_nothing_outlives_its_wait(world)
+    check_that_each_signal_counts_once(world)
     kinds = sorted(type(command).__name__ for command in world.ends)
     assert kinds == (["Notify", "RecordFact", "ResumeParent"] if world.job.is_terminal else [])
     head, history = world.job.head, world.job.data.state_history
@@ -577,7 +654,7 @@ def check_that_it_waits_for_something_that_can_come(world: World) -> None:
         assert wait is None
         return
     if job.cancelled:
-        assert world.is_coming(CancelRequested)
+        assert world.is_coming(CancelRequested) or world.is_coming(JobTimedOut)
         return
     match wait:
         case None if job.status is JobStatus.PENDING:
@@ -603,13 +680,37 @@ def check_that_it_waits_for_something_that_can_come(world: World) -> None:
             assert (
                 wait.deadline is None or wait.token in world.timers or world.is_answered(wait.token)
             )
+        case SleepWait():
+            assert job.status is JobStatus.SLEEPING
+            assert wait.token in world.timers or world.is_answered(wait.token)
+        case SignalWait():
+            assert job.status is JobStatus.WAITING_FOR_SIGNAL
+            assert job.signals.oldest(wait.name) is None, "it waits for what it has"
+            assert (
+                wait.deadline is None or wait.token in world.timers or world.is_answered(wait.token)
+            )
+
+
+def check_that_each_signal_counts_once(world: World) -> None:
+    job = world.job
+    coming = [event.number for event in world.inbox if isinstance(event, SignalReceived)]
+    kept = [signal.number for signal in job.signals.kept]
+    told = (key for key in job.data.state_history if key.startswith("signal "))
+    taken = [int(key.removeprefix("signal ")) for key in told]
+    assert kept == sorted(kept)
+    assert len(taken) == job.signals.taken
+    if not job.is_terminal:
+        assert sorted([*coming, *kept, *taken]) == list(range(1, world.signals + 1))
 
 
 def check_that_nothing_outlives_its_wait(world: World) -> None:
     wait = world.job.head.wait
-    is_timed = isinstance(wait, TaskRetryWait | HandlerRetryWait | ApprovalWait)
+    is_timed = isinstance(
+        wait, TaskRetryWait | HandlerRetryWait | ApprovalWait | SleepWait | SignalWait
+    )
     assert world.timers <= ({wait.token} if is_timed else set())
     assert world.board <= ({wait.task_id} if isinstance(wait, TaskWait) else set())
+    assert not (world.has_deadline and world.job.is_terminal)
     assert not world.branches or isinstance(wait, BranchesWait)
     assert set(world.children) <= ({wait.child_id} if isinstance(wait, ChildWait) else set())
 
@@ -619,11 +720,12 @@ def check_that_nothing_outlives_its_wait(world: World) -> None:
     rules=RULES,
     actions=st.lists(ACTIONS, min_size=3, max_size=8),
     chances=st.lists(CHANCES, min_size=20, max_size=60),
+    has_deadline=st.booleans(),
 )
 def test_a_job_is_never_lost_never_ends_twice_and_never_waits_for_nothing(
-    rules: Rules, actions: list[Action], chances: list[Chance]
+    rules: Rules, actions: list[Action], chances: list[Chance], has_deadline: bool
 ) -> None:
-    world = World(rules)
+    world = World(rules, has_deadline=has_deadline)
     check(world)
 
     for chance in chances:

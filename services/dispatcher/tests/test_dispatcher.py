@@ -24,7 +24,11 @@ from avtomatika_core.events import CancelRequested
 from avtomatika_core.job import JobId, JobStatus, Origin, TaskId, TaskWait, WorkerId, new_job
 from avtomatika_core.outcomes import TaskRequest
 from avtomatika_dispatcher import DispatcherService, Settings
-from avtomatika_dispatcher.service import EXPLAIN_SECONDS, REREAD_SECONDS
+from avtomatika_dispatcher.service import (
+    EXPLAIN_SECONDS,
+    PROMISE_OVER_SECONDS,
+    REREAD_SECONDS,
+)
 from tests.support import Promised, promised, until
 
 GATEWAY = "gateway"
@@ -478,3 +482,21 @@ async def test_one_poll_may_bring_more_than_a_usual_list() -> None:
             await world.next_match()
 
             assert len(world.matches) == room - 1
+
+
+async def test_the_place_of_a_promise_nobody_keeps_is_free_again_when_it_is_over() -> None:
+    """Its gateway died, and the worker polls through another."""
+    async with a_world() as world:
+        await world.register("w", resources={"max_concurrent_tasks": 1})
+        await world.poll("w")
+        async with running(world.dispatcher()), asyncio.timeout(5):
+            task = await world.offer()
+            lost = await world.next_match()
+            await world.poll("w")
+            for _ in range(round(PROMISE_OVER_SECONDS) + 1):  # less than until all is read again
+                world.clock.advance(1)
+                await asyncio.sleep(0)
+
+            again = await world.next_match()
+
+    assert (lost.task_id, again.task_id) == (task, task)

@@ -276,6 +276,38 @@ async def test_two_actions_in_one_step_are_an_error_of_the_handler(world: World)
     assert await world.board() == []
 
 
+async def test_a_job_that_ends_badly_is_one_warning(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    blueprint = a_blueprint({"a": dispatch({"success": "end"})})
+    async with running(world.executor(blueprint, max_retries=1)):
+        job_id = await world.create(blueprint)
+        await world.fail(await world.take(), message="no disk")
+        await world.fire_next()
+        await world.fail(await world.take(), message="no disk")
+        job = await world.end_of(job_id)
+        await world.until_all_is_answered()
+
+    assert job.status is JobStatus.QUARANTINED
+    [line] = [one for one in caplog.records if one.message.startswith("job ")]
+    assert (line.levelno, line.message) == (logging.WARNING, "job quarantined")
+    assert vars(line)["job_id"] == job_id
+    assert vars(line)["blueprint"] == "b"
+    assert vars(line)["error"] == "Task failed after 2 attempts: no disk"
+
+
+@pytest.mark.parametrize(("end", "words"), [("failed", ["job failed"]), ("end", [])])
+async def test_only_a_bad_end_state_is_a_warning(
+    world: World, caplog: pytest.LogCaptureFixture, end: str, words: list[str]
+) -> None:
+    blueprint = a_blueprint({"a": go_to(end)}, ends=("end", "failed"))
+    async with running(world.executor(blueprint)):
+        await world.end_of(await world.create(blueprint))
+        await world.until_all_is_answered()
+
+    assert [one.message for one in caplog.records if one.levelno >= logging.WARNING] == words
+
+
 async def test_a_failing_handler_is_logged_once_with_ids_and_without_data(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,7 @@ from avtomatika_common.backend.memory.tables import JobRecord, Tables
 from avtomatika_common.backend.ports import (
     Backend,
     LeasedTask,
+    Progress,
     ResultAnswer,
     StoreOptions,
     WaitingTask,
@@ -20,7 +21,13 @@ from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.clock import ManualClock
 from avtomatika_common.context import JobContext
 from avtomatika_common.records import Fact, Notification, unpack_fact, unpack_notification
-from avtomatika_core.events import CancelRequested, TaskCancelled, TaskFailed, TaskSucceeded
+from avtomatika_core.events import (
+    CancelRequested,
+    SignalReceived,
+    TaskCancelled,
+    TaskFailed,
+    TaskSucceeded,
+)
 from avtomatika_core.job import Job, JobId, JobStatus, Origin, TaskId, WorkerId, new_job
 from avtomatika_executor import ExecutorService, Settings
 from tests.jobs import create_job
@@ -215,6 +222,15 @@ class World:
             message=message,
         )
         return await self.store.board.end_lease(task.job_id, WORKER, event)
+
+    async def report_progress(self, task: LeasedTask) -> ResultAnswer:
+        said = Progress(progress=0.5, message="", at=self.clock.now(), task_id=task.task_id)
+        return await self.store.board.record_progress(task.task_id, task.job_id, WORKER, said, None)
+
+    async def send(self, job_id: JobId, name: str = "paid", **data: Any) -> None:
+        """A signal for the job."""
+        signal = SignalReceived(at=self.clock.now(), name=name, data=data)
+        await self.store.jobs.send_signal(job_id, signal)
 
     async def report_cancelled(self, task: LeasedTask) -> ResultAnswer:
         event = TaskCancelled(

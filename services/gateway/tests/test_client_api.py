@@ -18,7 +18,9 @@ from avtomatika_core.job import JobId, JobStatus
 from avtomatika_core.outcomes import (
     AwaitApproval,
     DispatchParallel,
+    Sleep,
     TaskRequest,
+    WaitForSignal,
 )
 
 CREATE = "/api/v1/jobs/images"
@@ -275,6 +277,8 @@ async def test_the_short_form_shows_the_result_only_at_the_end() -> None:
             DispatchParallel(tasks=[TaskRequest(type="resize")], aggregate_into="done"),
             "waiting_for_parallel_tasks",
         ),
+        (Sleep(seconds=60.0, next_state="done"), "sleeping"),
+        (WaitForSignal(name="x", transitions={"received": "done"}), "waiting_for_signal"),
     ],
 )
 async def test_a_job_can_be_cancelled_wherever_it_waits(
@@ -344,6 +348,28 @@ async def test_live_workers_are_listed_whole_to_an_admin(door: Door) -> None:
     assert worker["worker_id"] == "w"
     assert worker["extra_key"] == "kept"
     assert (worker["status"], worker["reputation"]) == ("idle", 1.0)
+
+
+async def test_a_job_is_made_with_a_deadline_of_its_own(door: Door) -> None:
+    body: dict[str, Any] = {"initial_data": {}, "timeout_seconds": 90}
+
+    job_id = (await door.client("POST", CREATE, json=body)).body["job_id"]
+
+    document = (await door.client("GET", f"/api/jobs/{job_id}")).body
+    assert document["timeout_seconds"] == 90
+    assert await door.backend.timers.next_due(0) == pytest.approx(document["created_at"] + 90)
+
+
+async def test_a_sleeping_job_says_when_it_wakes(door: Door) -> None:
+    job_id = await door.new_job()
+    job = await door.handler_returns(Sleep(seconds=60.0, next_state="done"))
+
+    document = (await door.client("GET", f"/api/jobs/{job_id}")).body
+    counted = (await door.client("GET", "/api/dashboard")).body
+
+    assert (document["status"], document["wake_at"]) == ("sleeping", job.head.updated_at + 60)
+    assert counted["jobs"]["sleeping"] == 1
+    assert counted["jobs"]["waiting_for_signal"] == 0
 
 
 async def test_the_dashboard_counts_workers_and_jobs_by_status(door: Door) -> None:

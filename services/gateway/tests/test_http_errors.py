@@ -11,6 +11,7 @@ from avtomatika_common.backend.ports import (
     JobNotFound,
     StoreFull,
     StoreUnavailable,
+    TooManySignals,
 )
 from avtomatika_gateway.http_errors import answer_errors
 from avtomatika_gateway.refusals import BadRequest, Forbidden, NotFound, Unauthenticated
@@ -43,6 +44,11 @@ async def answer_to(error: Exception) -> tuple[int, object, str | None]:
         ),
         (ApprovalNotOpen(), 409, "Job is not in a state that can be approved"),
         (IdempotencyKeyReused(), 422, "Idempotency-Key was used for another request."),
+        (
+            TooManySignals(),
+            429,
+            "100 signals wait for this job to take them: send more when it has taken some.",
+        ),
         (web.HTTPNotFound(), 404, "Not Found"),
         (web.HTTPForbidden(), 403, "Forbidden"),
     ],

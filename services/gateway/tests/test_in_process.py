@@ -200,13 +200,9 @@ async def test_a_poll_that_is_given_up_loses_no_task(door: Door, turns: int) -> 
 
 
 async def test_a_task_that_was_handed_over_is_certain(door: Door) -> None:
-    task = await a_task(door, door.service.transport("w"))
+    await a_task(door, door.service.transport("w"))
 
-    async def is_confirmed() -> bool:
-        shown = (await door.client("GET", f"/api/jobs/{task.job_id}")).body
-        return shown["result_deadline"] is not None
-
-    await until(is_confirmed)
+    await until(door.is_certain)
     assert await door.tasks_on_board() == 0
 
 

@@ -20,6 +20,7 @@ CLIENT = ApiClient(name="c")
         ({"initial_data": None}, {}),
         ({"a": 1, "b": [2]}, {"a": 1, "b": [2]}),
         ({"dispatch_timeout": 5, "a": 1}, {"dispatch_timeout": 5, "a": 1}),
+        ({"timeout_seconds": 5}, {"timeout_seconds": 5}),
         ({"webhook_url": "http://h/", "a": 1}, {}),
         ({"initial_data": {"a": 1}, "webhook_url": "http://h/", "b": 2}, {"a": 1}),
     ],
@@ -36,11 +37,13 @@ def test_timeouts_and_metadata_are_taken_over_without_security() -> None:
             "initial_data": {},
             "dispatch_timeout": 5,
             "result_timeout": 0.5,
+            "timeout_seconds": 90,
             "metadata": {"team": "a", "security": {"signer_id": "me"}},
         }
     )
 
     assert (request.dispatch_timeout, request.result_timeout) == (5.0, 0.5)
+    assert request.timeout_seconds == 90.0
     assert request.metadata == {"team": "a"}
 
 
@@ -53,6 +56,8 @@ def test_timeouts_and_metadata_are_taken_over_without_security() -> None:
         ({"initial_data": {}, "dispatch_timeout": "5"}, "dispatch_timeout must be a number"),
         ({"initial_data": {}, "result_timeout": True}, "result_timeout must be a number"),
         ({"initial_data": {}, "result_timeout": -1}, "result_timeout must be at least 0"),
+        ({"initial_data": {}, "timeout_seconds": "1"}, "timeout_seconds must be a number"),
+        ({"initial_data": {}, "timeout_seconds": 0}, "timeout_seconds must be above 0 seconds"),
     ],
 )
 def test_what_breaks_the_rules_is_refused_by_name(body: dict[str, Any], text: str) -> None:

@@ -137,16 +137,9 @@ async def test_a_delivered_task_stays_with_its_worker(door: Door) -> None:
 
     task = (await polled_and_matched(door)).body
 
-    await until(lambda: is_confirmed(door), message="the hand-out was not confirmed")
+    await until(door.is_certain, message="the hand-out was not confirmed")
     view = (await door.client("GET", f"/api/jobs/{task['job_id']}")).body
     assert view["task_worker_id"] == "w"
-
-
-async def is_confirmed(door: Door) -> bool:
-    """The only task there is has left the board for as long as its result may take."""
-    due = await door.backend.timers.next_due(0)
-    is_leased = await door.tasks_on_board() == 0
-    return is_leased and due is not None and due > door.backend.clock.now() + 60
 
 
 @asynccontextmanager
@@ -208,7 +201,8 @@ async def test_a_worker_that_closes_after_reading_keeps_its_task(door: Door) -> 
         answer = connection.recv(65536)
 
     assert answer.startswith(b"HTTP/1.1 200")
-    await until(lambda: is_confirmed(door), message="the hand-out was not confirmed")
+    await until(door.is_certain)
+    assert await door.tasks_on_board() == 0
 
 
 async def dispatch_until(door: Door, is_done: Callable[[], bool]) -> None:

@@ -96,13 +96,31 @@ async def test_secrets_left_at_their_defaults_are_warned_about(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with a_backend() as backend, running(a_gateway(backend)):
-        warned = {
-            record.__dict__["setting"]
+        warned = [
+            (record.__dict__["setting"], record.message)
             for record in caplog.records
             if "published default" in record.message
-        }
+        ]
 
-    assert warned == {"CLIENT_TOKEN"}
+    assert warned == [
+        ("CLIENT_TOKEN", "CLIENT_TOKEN is the published default: set a secret of your own")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("127.0.0.1", "http://127.0.0.1"), ("::1", "http://[::1]")]
+)
+async def test_the_log_says_where_the_door_is(
+    host: str, shown: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "avtomatika")
+    async with a_backend() as backend:
+        gateway = a_gateway(backend, API_HOST=host)
+        async with running(gateway):
+            address = f"{shown}:{gateway.port}"
+            [line] = [one for one in caplog.records if "gateway serves" in one.message]
+
+            assert gateway.address == line.__dict__["address"] == address
 
 
 def test_without_tls_the_door_is_plain() -> None:

@@ -17,6 +17,8 @@ from avtomatika_core.job import (
     JobId,
     JobStatus,
     Origin,
+    SignalWait,
+    SleepWait,
     TaskId,
     TaskRetryWait,
     TaskWait,
@@ -77,6 +79,9 @@ TASK_WAIT = TaskWait(
     dispatch_deadline=9.0,
     result_timeout_seconds=60.0,
 )
+SIGNAL_WAIT = SignalWait(
+    token="t", name="paid", transitions={"received": "s"}, requested_at=4.0, deadline=8.0
+)
 APPROVAL_WAIT = ApprovalWait(
     token="t",
     secret_hash="h",
@@ -100,6 +105,8 @@ APPROVAL_WAIT = ApprovalWait(
         (APPROVAL_WAIT, "human", 4.0, 8.0),
         (TaskRetryWait(token="t", request=REQUEST, attempt=2, due=7.0), "retry", 5.0, 7.0),
         (HandlerRetryWait(token="t", due=7.0), "retry", 5.0, 7.0),
+        (SleepWait(token="t", due=7.0, next_state="s"), "timer", 5.0, 7.0),
+        (SIGNAL_WAIT, "signal", 4.0, 8.0),
         (None, None, None, None),
     ],
 )  # fmt: skip

@@ -14,8 +14,6 @@ from tests.support import until
 
 REGISTER = "/_worker/workers/register"
 RESULT = "/_worker/tasks/result"
-MANY_SECONDS = 30.0
-"""More than a delivery may take, less than a task has for its result."""
 
 
 async def a_leased_task(door: Door, worker_id: str = "w") -> dict[str, Any]:
@@ -376,11 +374,7 @@ async def test_an_answer_becomes_certain_though_a_wrong_result_came(door: Door) 
 
     await door.worker("POST", RESULT, json=a_result(task, job_id=UNKNOWN))
 
-    async def counts_as_delivered() -> bool:
-        due = await door.backend.timers.next_due(0)
-        return due is not None and due > door.backend.clock.now() + MANY_SECONDS
-
-    await until(counts_as_delivered)
+    await until(door.is_certain)
 
 
 async def test_who_reports_progress_has_the_task_whatever_its_heartbeats_say(door: Door) -> None:

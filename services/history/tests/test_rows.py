@@ -60,6 +60,8 @@ STARTED = {"timestamp": 110.0, "state": "start", "event_type": "state_started", 
         ("task", "task_dispatched", None, {"task_info": {"type": "resize"}}),
         ("blueprint", "sub_blueprint_started", "child", {"child_job_id": "c"}),
         ("approval", "approval_requested", None, {"approval": {"decisions": ["yes"]}}),
+        ("sleep", "state_finished", "work", None),
+        ("signal", "state_finished", None, None),
     ],
 )
 def test_a_step_tells_that_its_handler_started_and_what_followed(
@@ -137,6 +139,14 @@ def test_a_handler_that_raised_tells_its_attempt_duration_and_error() -> None:
         (
             {"kind": "approval_received", "next_state": "go", "details": {"decision": "yes"}},
             {"next_state": "go", "added": {"decision": "yes"}},
+        ),
+        (
+            {
+                "kind": "signal_received",
+                "next_state": "go",
+                "details": {"signal": {"name": "paid", "data": {}}},
+            },
+            {"next_state": "go", "added": {"signal": {"name": "paid", "data": {}}}},
         ),
     ],
 )

@@ -13,6 +13,7 @@ from avtomatika_common.backend.memory.storage import MemoryStorage
 from avtomatika_common.backend.ports import StorageBackend
 from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.context import JobContext
+from avtomatika_core.retry_policy import RetryPolicy
 from rxon.validators import is_valid_identifier, validate_identifier
 
 __version__ = version("avtomatika")
@@ -23,6 +24,7 @@ __all__ = [
     "JobContext",
     "MemoryStorage",
     "OrchestratorEngine",
+    "RetryPolicy",
     "StateMachineBlueprint",
     "StorageBackend",
     "__version__",

@@ -29,8 +29,9 @@ from avtomatika_common.logs import get_logger
 from avtomatika_common.process import run_process
 from avtomatika_common.records import open_approval, record_id, sent_event
 from avtomatika_core.commands import Notify, Step
-from avtomatika_core.events import CancelRequested
+from avtomatika_core.events import CancelRequested, SignalReceived
 from avtomatika_core.job import Client, Job, JobId, Origin, new_job
+from avtomatika_core.signals import check_signal_name
 from avtomatika_dispatcher.service import DispatcherService
 from avtomatika_dispatcher.settings import Settings as DispatcherSettings
 from avtomatika_executor.service import ExecutorService
@@ -285,6 +286,25 @@ class OrchestratorEngine:
         event = CancelRequested(at=self.storage.clock.now())
         try:
             await self.storage.jobs.request_cancel(JobId(job_id), event)
+        except (JobNotFound, JobIsTerminal):
+            return False
+        return True
+
+    async def send_signal(
+        self, job_id: str, name: str, data: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Send the job a signal, `data` being merged into its `state_history` when it is taken.
+
+        False: there is no such job, or it has ended. Raises ValueError for a name no signal can
+        have, TypeError for data that JSON cannot carry, TooManySignals.
+        """
+        given = dict(data or {})
+        check_json(given)
+        signal = SignalReceived(
+            at=self.storage.clock.now(), name=check_signal_name(name), data=given
+        )
+        try:
+            await self.storage.jobs.send_signal(JobId(job_id), signal)
         except (JobNotFound, JobIsTerminal):
             return False
         return True

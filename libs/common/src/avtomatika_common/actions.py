@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final, cast
 
 from avtomatika_core.outcomes import (
@@ -11,9 +12,13 @@ from avtomatika_core.outcomes import (
     DispatchTask,
     RunBlueprint,
     SentEvent,
+    Sleep,
     TaskRequest,
     TransitionTo,
+    WaitForSignal,
 )
+from avtomatika_core.retry_policy import RetryPolicy, retry_policy
+from avtomatika_core.signals import check_signal_name
 
 _BRANCH_OPTIONS: Final = (
     "dispatch_strategy",
@@ -23,7 +28,11 @@ _BRANCH_OPTIONS: Final = (
     "priority",
     "dispatch_timeout_seconds",
     "result_timeout_seconds",
+    "heartbeat_timeout_seconds",
+    "retry",
 )
+_OF_A_SIGNAL: Final = frozenset({"received", "timeout", "cancelled"})
+"""What the transitions of a wait for a signal may lead from."""
 
 
 class ActionFactory:
@@ -86,6 +95,8 @@ class ActionFactory:
         dispatch_timeout_seconds: float | None = None,
         result_timeout_seconds: float | None = None,
         event_transitions: Mapping[str, str] | None = None,
+        heartbeat_timeout_seconds: float | None = None,
+        retry: RetryPolicy | Mapping[str, Any] | None = None,
     ) -> None:
         """Give a task to a worker; `transitions` leads from the status it reports to a state.
 
@@ -94,6 +105,9 @@ class ActionFactory:
         `dispatch_timeout_seconds`: how long it may wait for a worker (0: for ever).
         `result_timeout_seconds`, else `timeout_seconds`: how long the worker may take.
         Left out, both are the job's or the configured ones.
+        `heartbeat_timeout_seconds`: how long the worker may send no progress; then the attempt ends
+        as by its result timeout.
+        `retry`: how often and when a failed attempt is repeated; left out, as the blueprint says.
         """
         self._demand_first()
         recorded: dict[str, Any] = {
@@ -113,6 +127,8 @@ class ActionFactory:
                 else _transitions(event_transitions, "event_transitions", "type")
             ),
         }
+        later = {"heartbeat_timeout_seconds": heartbeat_timeout_seconds, "retry": retry}
+        recorded |= {name: value for name, value in later.items() if value is not None}
         self._action = DispatchTask(task=_task_request(**recorded))
         self._recorded = recorded
 
@@ -188,6 +204,40 @@ class ActionFactory:
             "result_timeout": result_timeout,
         }
 
+    def sleep(
+        self,
+        seconds: float | None = None,
+        *,
+        until: datetime | float | None = None,
+        next_state: str,
+    ) -> None:
+        """Go to `next_state` after `seconds`, or at the moment `until`: a datetime with a time zone,
+        or Unix seconds. A moment that has passed goes on at once."""
+        self._demand_first()
+        if (seconds is None) == (until is None):
+            raise ValueError("sleep takes either seconds or until.")
+        self._action = Sleep(
+            next_state=_text("next_state", next_state),
+            seconds=None if seconds is None else _seconds("seconds", seconds, may_be_zero=True),
+            until=None if until is None else _moment("until", until),
+        )
+
+    def wait_for_signal(
+        self, name: str, transitions: Mapping[str, str], timeout_seconds: float | None = None
+    ) -> None:
+        """Wait until somebody sends the job the signal `name`: then it goes to
+        `transitions["received"]`, with the signal's data merged into `state_history`.
+
+        One that came before is taken at once, the oldest first. After `timeout_seconds` the job
+        goes to `transitions["timeout"]`, else it fails.
+        """
+        self._demand_first()
+        self._action = WaitForSignal(
+            name=check_signal_name(_text("name", name)),
+            transitions=_signal_transitions(transitions),
+            timeout_seconds=_seconds("timeout_seconds", timeout_seconds),
+        )
+
     def update_context(self, updates: Mapping[str, Any]) -> None:
         """Merge `updates` into `state_history` with the step. Not an action."""
         merged = {**self.context_updates, **_mapping("updates", updates)}
@@ -258,6 +308,8 @@ def _task_request(
     dispatch_timeout_seconds: object = None,
     result_timeout_seconds: object = None,
     event_transitions: dict[str, str] | None = None,
+    heartbeat_timeout_seconds: object = None,
+    retry: object = None,
 ) -> TaskRequest:
     needs = resource_requirements
     timeout = _seconds("timeout_seconds", timeout_seconds)
@@ -275,6 +327,8 @@ def _task_request(
             "dispatch_timeout_seconds", dispatch_timeout_seconds, may_be_zero=True
         ),
         result_timeout_seconds=timeout if result_timeout is None else result_timeout,
+        heartbeat_timeout_seconds=_seconds("heartbeat_timeout_seconds", heartbeat_timeout_seconds),
+        retry=None if retry is None else retry_policy(retry),
     )
 
 
@@ -300,6 +354,29 @@ def _transitions(
         _text(f"every {of_keys} in {name}", key)
         _text(f"{name}['{key}']", state)
     return transitions
+
+
+def _signal_transitions(value: object) -> dict[str, str]:
+    transitions = _transitions(value, of_keys="outcome")
+    if "received" not in transitions:
+        raise ValueError("transitions must lead from 'received' to a state.")
+    if odd := sorted(transitions.keys() - _OF_A_SIGNAL):
+        raise ValueError(
+            f"transitions leads from {odd[0]!r}, which does not happen to a wait for a signal: "
+            "'received', 'timeout' and 'cancelled' do."
+        )
+    return transitions
+
+
+def _moment(name: str, value: object) -> float:
+    """Unix seconds."""
+    if not isinstance(value, datetime):
+        return _number(name, value)
+    if value.utcoffset() is None:
+        raise ValueError(
+            f"{name} must have a time zone, as datetime.now(UTC) has: {value} has none."
+        )
+    return value.timestamp()
 
 
 def _number(name: str, value: object) -> float:

@@ -21,6 +21,7 @@ from avtomatika_common.sources import Targets, read_targets
 from avtomatika_core.conditions import Condition, parse_condition
 from avtomatika_core.graph import StateGraph, check_graph
 from avtomatika_core.outcomes import EndOutcome, outcome_of_end_state
+from avtomatika_core.retry_policy import RetryPolicy, retry_policy
 
 log = get_logger()
 
@@ -86,7 +87,10 @@ class HandlerDecorator:
 
 
 class StateMachineBlueprint:
-    """A named state machine; `api_endpoint` is where clients create jobs of it, if they may."""
+    """A named state machine; `api_endpoint` is where clients create jobs of it, if they may.
+
+    `retry`: how often and when its handlers, and tasks without a policy of their own, are tried again.
+    """
 
     def __init__(
         self,
@@ -94,8 +98,10 @@ class StateMachineBlueprint:
         api_endpoint: str | None = None,
         api_version: str | None = None,
         data_stores: Mapping[str, object] | None = None,
+        retry: RetryPolicy | Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
+        self.retry = None if retry is None else retry_policy(retry)
         self.api_endpoint = api_endpoint
         self.api_version = api_version
         self.handlers: dict[str, Handler] = {}

@@ -11,6 +11,8 @@ import orjson
 
 from avtomatika_core.events import InboxEvent
 from avtomatika_core.job import Branch, BranchResult, Head, JobData, Origin
+from avtomatika_core.schedule import Schedule, Standing
+from avtomatika_core.signals import NO_SIGNALS, Signals
 
 _encoder: Final = msgspec.msgpack.Encoder()
 pack: Final = _encoder.encode
@@ -22,6 +24,9 @@ unpack_origin: Final = msgspec.msgpack.Decoder(Origin).decode
 unpack_data: Final = msgspec.msgpack.Decoder(JobData).decode
 unpack_branch: Final = msgspec.msgpack.Decoder(Branch).decode
 unpack_branch_result: Final = msgspec.msgpack.Decoder(BranchResult).decode
+unpack_schedule: Final = msgspec.msgpack.Decoder(Schedule).decode
+unpack_standing: Final = msgspec.msgpack.Decoder(Standing).decode
+_unpack_signals: Final = msgspec.msgpack.Decoder(Signals).decode
 unpack_event: Final = msgspec.msgpack.Decoder(InboxEvent).decode
 
 EMPTY_DATA: Final = pack(JobData())
@@ -61,6 +66,11 @@ def json_bytes(value: Any) -> bytes:
 
 
 parse_json: Final = orjson.loads
+
+
+def unpack_signals(packed: bytes | None) -> Signals:
+    """None, empty: the job never had any."""
+    return _unpack_signals(packed) if packed else NO_SIGNALS
 
 
 def as_json(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The public form of a job: the document that answers, webhooks, history and callbacks show."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, assert_never
 
 from msgspec.structs import asdict
 
@@ -11,9 +11,13 @@ from avtomatika_core.job import (
     BranchesWait,
     ChildWait,
     Client,
+    HandlerRetryWait,
     Job,
+    SignalWait,
+    SleepWait,
     TaskRetryWait,
     TaskWait,
+    Wait,
 )
 
 
@@ -54,35 +58,53 @@ def base_document(job: Job) -> dict[str, Any]:
         document["dispatch_timeout"] = origin.dispatch_timeout
     if origin.result_timeout is not None:
         document["result_timeout"] = origin.result_timeout
-    match head.wait:
-        case TaskWait() as wait:
-            document |= {
+    if origin.timeout_seconds is not None:
+        document["timeout_seconds"] = origin.timeout_seconds
+    return document | _wait_part(head.wait)
+
+
+def _wait_part(wait: Wait | None) -> dict[str, Any]:
+    """What a document says of that which its job waits for."""
+    match wait:
+        case TaskWait():
+            return {
                 "current_task_id": wait.task_id,
                 "current_task_info": wait.request.described(),
                 "current_task_transitions": wait.request.transitions,
                 "task_dispatched_at": wait.dispatched_at,
                 "dispatch_deadline": wait.dispatch_deadline,
             }
-        case TaskRetryWait() as wait:
-            document |= {
+        case TaskRetryWait():
+            return {
                 "current_task_info": wait.request.described(),
                 "current_task_transitions": wait.request.transitions,
             }
-        case BranchesWait() as wait:
-            document["aggregation_target"] = wait.aggregate_into
-        case ChildWait() as wait:
-            document["child_job_id"] = wait.child_id
-        case ApprovalWait() as wait:
-            document["approval"] = {
+        case BranchesWait():
+            return {"aggregation_target": wait.aggregate_into}
+        case ChildWait():
+            return {"child_job_id": wait.child_id}
+        case ApprovalWait():
+            approval = {
                 "integration": wait.integration,
                 "message": wait.message,
                 "decisions": wait.decisions,
                 "requested_at": wait.requested_at,
                 "deadline": wait.deadline,
             }
+            return {"approval": approval}
+        case SleepWait():
+            return {"wake_at": wait.due}
+        case SignalWait():
+            signal = {
+                "name": wait.name,
+                "requested_at": wait.requested_at,
+                "deadline": wait.deadline,
+            }
+            return {"signal": signal}
+        case HandlerRetryWait() | None:
+            return {}
         case _:
-            pass
-    return document
+            assert_never(wait)
 
 
 def job_document(view: JobView) -> dict[str, Any]:

@@ -60,22 +60,35 @@ async def lead(
     so does work that raises.
     """
     while True:
-        stands_by = True
-        try:
-            lease = await leases.acquire(name, holder, LEASE_SECONDS)
-            contact.heard()
-            if lease is not None:
-                log.info("lease taken", lease=name, token=lease.token)
-                await _work_under(lease, work, leases, clock, contact)
-        except* LostLease:
-            log.info("lease lost", lease=name)
-            stands_by = False
-        except* StoreUnavailable as errors:
-            contact.lost(_cause(errors))
-        except* Exception:
-            log.exception("work under a lease failed", lease=name)
-        if stands_by:
+        # In a task of its own: a task group that is failing swallows a cancellation, and so would
+        # we, were we to await the task itself.
+        async with asyncio.TaskGroup() as group:
+            once = _lead_once(name, holder, work, leases, clock, contact)
+            leading = group.create_task(once, name=f"lead {name}")
+            await asyncio.wait([leading])
+        if leading.result():
             await contact.pause()
+
+
+async def _lead_once(
+    name: str, holder: str, work: Work, leases: Leases, clock: Clock, contact: Contact
+) -> bool:
+    """Whether to pause before the next try."""
+    stands_by = True
+    try:
+        lease = await leases.acquire(name, holder, LEASE_SECONDS)
+        contact.heard()
+        if lease is not None:
+            log.info("lease taken", lease=name, token=lease.token)
+            await _work_under(lease, work, leases, clock, contact)
+    except* LostLease:
+        log.info("lease lost", lease=name)
+        stands_by = False
+    except* StoreUnavailable as errors:
+        contact.lost(_cause(errors))
+    except* Exception:
+        log.exception("work under a lease failed", lease=name)
+    return stands_by
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 
 class StartupError(Exception):
@@ -26,6 +26,16 @@ class Service(Protocol):
         What it raises stops every service that runs with it. StartupError, before `ready`, is for
         what an operator can mend.
         """
+
+
+@runtime_checkable
+class Listening(Protocol):
+    """A service that others connect to."""
+
+    @property
+    def address(self) -> str:
+        """A URL, once it is ready."""
+        ...
 
 
 @asynccontextmanager

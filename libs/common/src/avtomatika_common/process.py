@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from avtomatika_common.config import Config
-from avtomatika_common.lifecycle import Service, StartupError, running
+from avtomatika_common.lifecycle import Listening, Service, StartupError, running
 from avtomatika_common.logs import configure_logging, get_logger
 
 try:
@@ -79,7 +79,9 @@ async def _serve(open_services: OpenServices, config: Config) -> int:
             serving = True
             calm_collector()
             names = [service.name for service in services]
-            log.info("serving", services=names, instance_id=config.INSTANCE_ID)
+            addresses = [one.address for one in services if isinstance(one, Listening)]
+            where = {"address": addresses[0]} if addresses else {}
+            log.info("serving", services=names, **where, instance_id=config.INSTANCE_ID)
             await stop.wait()
             log.info("draining", services=names)
     except asyncio.CancelledError:

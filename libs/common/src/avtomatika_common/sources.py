@@ -15,10 +15,13 @@ _TARGET_ARGUMENTS: Final = {
     "dispatch_task": (2, "transitions"),
     "await_human_approval": (2, "transitions"),
     "run_blueprint": (2, "transitions"),
+    "wait_for_signal": (1, "transitions"),
 }
 """Action -> position and name of the argument that says where it leads."""
 _FURTHER_TARGETS: Final = "event_transitions"
 """Argument of `dispatch_task` that may say where else it leads."""
+_SLEEP: Final = "sleep"
+"""An action whose name others have too, `asyncio.sleep` before all; its `next_state` is named."""
 
 
 class Targets(msgspec.Struct, frozen=True):
@@ -60,9 +63,21 @@ def _action_calls(nodes: list[ast.AST]) -> list[ast.Call]:
         for node in nodes
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
-        and node.func.attr in _TARGET_ARGUMENTS
+        and (node.func.attr in _TARGET_ARGUMENTS or _puts_to_sleep(node))
     ]
     return sorted(calls, key=lambda call: (call.lineno, call.col_offset))
+
+
+def _puts_to_sleep(call: ast.Call) -> bool:
+    """Whether it is the action, not a function that waits."""
+    return (
+        isinstance(call.func, ast.Attribute)
+        and call.func.attr == _SLEEP
+        and (
+            _is_actions(call.func.value)
+            or any(keyword.arg == "next_state" for keyword in call.keywords)
+        )
+    )
 
 
 def _targets_of(call: ast.Call) -> list[str | None]:
@@ -78,6 +93,9 @@ def _targets_of(call: ast.Call) -> list[str | None]:
 
 def _first_targets_of(call: ast.Call) -> list[str | None]:
     assert isinstance(call.func, ast.Attribute)
+    if call.func.attr == _SLEEP:
+        named = [keyword.value for keyword in call.keywords if keyword.arg == "next_state"]
+        return [state for value in named for state in _constants(value)] or [None]
     position, name = _TARGET_ARGUMENTS[call.func.attr]
     for keyword in call.keywords:
         if keyword.arg == name:
@@ -114,7 +132,9 @@ def _lets_actions_go(nodes: list[ast.AST]) -> bool:
         (_is_actions(node) and id(node) not in asked)
         or (
             isinstance(node, ast.Attribute)
-            and node.attr in _TARGET_ARGUMENTS
+            and (
+                node.attr in _TARGET_ARGUMENTS or (node.attr == _SLEEP and _is_actions(node.value))
+            )
             and id(node) not in called
         )
         for node in nodes

@@ -18,6 +18,7 @@ from avtomatika_core.retry import (
     checkpoint_after,
     failure_of,
     offer,
+    policy_of,
     retry_delay,
     task_result,
     time_limits,
@@ -69,8 +70,9 @@ def settle(
 ) -> BranchResult | NextAttempt:
     """What the end of its current attempt, found to be for this open branch, makes of it."""
     failure = failure_of(event, branch)
-    if failure is None or failure.is_last(branch.attempt, rules):
+    if failure is None or failure.is_last(branch.attempt, branch.request, rules):
         return BranchResult(index=branch.index, result=task_result(event, job_id, failure))
+    policy = policy_of(branch.request, rules)
     return NextAttempt(
         task_id=event.fresh_id,
         branch=replace(
@@ -81,7 +83,7 @@ def settle(
             is_waiting=True,
             checkpoint=checkpoint_after(event, branch),
         ),
-        due=event.at + retry_delay(branch.attempt, event.jitter, rules),
+        due=event.at + retry_delay(branch.attempt, event.jitter, policy, rules),
         offer=None,
     )
 

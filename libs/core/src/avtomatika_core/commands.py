@@ -30,6 +30,8 @@ class OfferTask(_Command, frozen=True, kw_only=True):
     attempt: int
     checkpoint: dict[str, Any] | None = None
     """What an earlier attempt left with its progress."""
+    heartbeat_timeout_seconds: float | None = None
+    """Its holder is late, too, when it sends no progress for so long."""
     is_branch: bool = False
 
 
@@ -50,6 +52,10 @@ class SetTimer(_Command, frozen=True, kw_only=True):
 
 class ClearTimer(_Command, frozen=True, kw_only=True):
     token: str
+
+
+class ClearDeadline(_Command, frozen=True, kw_only=True):
+    """The job has ended: the timer of its own deadline goes. It was set when it was created."""
 
 
 class CloseTask(_Command, frozen=True, kw_only=True):
@@ -82,7 +88,17 @@ class ResumeParent(_Command, frozen=True, kw_only=True):
     event: ChildFinished
 
 
-FollowedBy = Literal["transition", "task", "parallel", "blueprint", "approval", "end", "failure"]
+FollowedBy = Literal[
+    "transition",
+    "task",
+    "parallel",
+    "blueprint",
+    "approval",
+    "sleep",
+    "signal",
+    "end",
+    "failure",
+]
 
 
 class RecordFact(_Command, frozen=True, kw_only=True):
@@ -96,6 +112,7 @@ class RecordFact(_Command, frozen=True, kw_only=True):
         "task_timed_out",
         "worker_event",
         "approval_received",
+        "signal_received",
         "job_cancelled",
         "job_completed",
     ]
@@ -134,6 +151,7 @@ Command = (
     | StartBranches
     | SetTimer
     | ClearTimer
+    | ClearDeadline
     | CloseTask
     | CloseBranches
     | CreateChild

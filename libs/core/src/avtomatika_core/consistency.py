@@ -28,6 +28,8 @@ from avtomatika_core.job import (
     Head,
     Job,
     JobStatus,
+    SignalWait,
+    SleepWait,
     TaskId,
     TaskRetryWait,
     TaskWait,
@@ -136,8 +138,12 @@ def flaws(head: Head, around: Around, *, cancelled: bool) -> list[Flaw]:
     match wait:
         case TaskWait():
             return [flaw for task in around.tasks for flaw in _of_task(task, FlawKind.TASK)]
-        case TaskRetryWait() | HandlerRetryWait():
+        case TaskRetryWait() | HandlerRetryWait() | SleepWait():
             return [] if around.has_timer else [_timer(wait.token, unless_event=True)]
+        case SignalWait():
+            if wait.deadline is None or around.has_timer:
+                return []
+            return [_timer(wait.token, unless_event=True)]
         case ApprovalWait():
             return _of_approval(wait, around)
         case BranchesWait():
@@ -258,9 +264,9 @@ def _end_of(child: Job | None, wait: ChildWait, at: float) -> ChildFinished:
 
 def _due(head: Head, at: float) -> float:
     match head.wait:
-        case TaskRetryWait(due=due) | HandlerRetryWait(due=due):
+        case TaskRetryWait(due=due) | HandlerRetryWait(due=due) | SleepWait(due=due):
             return due
-        case ApprovalWait(deadline=deadline) if deadline is not None:
+        case ApprovalWait(deadline=float(deadline)) | SignalWait(deadline=float(deadline)):
             return deadline
         case _:
             return at

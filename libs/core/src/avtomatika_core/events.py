@@ -130,11 +130,24 @@ class ApprovalDecided(_Event, frozen=True, kw_only=True, tag="approval_decided")
 
 
 class TimerFired(_Event, frozen=True, kw_only=True, tag="timer_fired"):
-    """A timer of the job is due: a retry delay is over, or an approval has expired."""
+    """A timer of the job is due: a retry delay or a sleep is over, or a wait has expired."""
 
     token: str
     fresh_id: TaskId
     """Id for the task, should it start one."""
+
+
+class SignalReceived(_Event, frozen=True, kw_only=True, tag="signal_received"):
+    """Somebody outside told the job of something, whether it waits for it yet or not."""
+
+    name: str
+    data: dict[str, Any] = {}
+    number: int = 0
+    """Place among the job's signals, from 1: given by the store."""
+
+
+class JobTimedOut(_Event, frozen=True, kw_only=True, tag="job_timed_out"):
+    """The job's own time is over."""
 
 
 class CancelRequested(_Event, frozen=True, kw_only=True, tag="cancel_requested"):
@@ -160,6 +173,8 @@ InboxEvent = (
     | ChildFinished
     | ApprovalDecided
     | TimerFired
+    | SignalReceived
+    | JobTimedOut
     | CancelRequested
 )
 """What arrives through an inbox stream."""

@@ -6,6 +6,7 @@ from typing import Any, Final, NewType
 import msgspec
 
 from avtomatika_core.outcomes import TaskRequest
+from avtomatika_core.signals import NO_SIGNALS, Signals
 
 JobId = NewType("JobId", str)
 TaskId = NewType("TaskId", str)
@@ -20,6 +21,8 @@ class JobStatus(StrEnum):
     WAITING_FOR_PARALLEL_TASKS = "waiting_for_parallel_tasks"
     WAITING_FOR_SUB_JOB = "waiting_for_sub_job"
     WAITING_FOR_HUMAN = "waiting_for_human"
+    WAITING_FOR_SIGNAL = "waiting_for_signal"
+    SLEEPING = "sleeping"
     FINISHED = "finished"
     FAILED = "failed"
     QUARANTINED = "quarantined"
@@ -70,6 +73,8 @@ class Origin(_Value, frozen=True, kw_only=True):
     tracing_context: dict[str, str] = {}
     dispatch_timeout: float | None = None
     result_timeout: float | None = None
+    timeout_seconds: float | None = None
+    """The job has so long from its creation on. None: as long as it takes, or as its parent has."""
     parent: Parent | None = None
     depth: int = 0
     """Generations above this job; 0 for a root."""
@@ -158,7 +163,31 @@ class ApprovalWait(_Value, frozen=True, kw_only=True, tag_field="kind", tag="app
         return [decision for decision in self.transitions if decision != "timeout"]
 
 
-Wait = TaskWait | TaskRetryWait | HandlerRetryWait | BranchesWait | ChildWait | ApprovalWait
+class SleepWait(_Value, frozen=True, kw_only=True, tag_field="kind", tag="sleep"):
+    token: str
+    due: float
+    next_state: str
+
+
+class SignalWait(_Value, frozen=True, kw_only=True, tag_field="kind", tag="signal"):
+    token: str
+    name: str
+    transitions: dict[str, str]
+    """`received`, and perhaps `timeout` and `cancelled` -> next state."""
+    requested_at: float
+    deadline: float | None = None
+
+
+Wait = (
+    TaskWait
+    | TaskRetryWait
+    | HandlerRetryWait
+    | BranchesWait
+    | ChildWait
+    | ApprovalWait
+    | SleepWait
+    | SignalWait
+)
 
 
 class Head(_Value, frozen=True, kw_only=True):
@@ -190,7 +219,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     run: int = 0
     """Number of the handler run now wanted; a run with another number is no longer wanted."""
     cancelled: bool = False
-    """The cancel mark: set at once by whoever asks, acted on by `CancelRequested`."""
+    """The cancel mark: set at once by whoever asks, acted on by `CancelRequested`.
+
+    A job whose time is over is marked so too; then `JobTimedOut` acts on it."""
+    signals: Signals = NO_SIGNALS
 
     @property
     def status(self) -> JobStatus:
@@ -213,6 +245,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def is_terminal(self) -> bool:
         return self.head.status in TERMINAL
+
+
+def is_beside(before: Job, after: Job) -> bool:
+    """Whether all that happened is that a signal was kept: what the job does goes on as it was."""
+    return after.head is before.head and after.signals is not before.signals
 
 
 def new_job(job_id: JobId, origin: Origin) -> Job:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from avtomatika_core.branches import branch_offer, open_branch
 from avtomatika_core.commands import (
     CancelChild,
+    ClearDeadline,
     ClearTimer,
     CloseBranches,
     CloseTask,
@@ -38,6 +39,8 @@ from avtomatika_core.events import (
     HandlerReturned,
     JobCreated,
     JobSetAside,
+    JobTimedOut,
+    SignalReceived,
     TaskCancelled,
     TaskEvent,
     TaskFailed,
@@ -60,6 +63,8 @@ from avtomatika_core.job import (
     LastError,
     Origin,
     Parent,
+    SignalWait,
+    SleepWait,
     TaskId,
     TaskRetryWait,
     TaskWait,
@@ -73,20 +78,25 @@ from avtomatika_core.outcomes import (
     EndOutcome,
     Rules,
     RunBlueprint,
+    Sleep,
     TaskRequest,
     TransitionTo,
+    WaitForSignal,
 )
 from avtomatika_core.retry import (
     Failure,
     attempt_fact,
     checkpoint_after,
     failure_of,
+    most_attempts,
     offer,
     plain_seconds,
+    policy_of,
     retry_delay,
     task_result,
     time_limits,
 )
+from avtomatika_core.signals import Signal
 
 _OPEN: Final = frozenset(JobStatus) - TERMINAL
 
@@ -105,12 +115,23 @@ APPLIES_IN: Final[Mapping[type[Event], frozenset[JobStatus]]] = {
     BranchesDone: frozenset({JobStatus.WAITING_FOR_PARALLEL_TASKS}),
     ChildFinished: frozenset({JobStatus.WAITING_FOR_SUB_JOB}),
     ApprovalDecided: frozenset({JobStatus.WAITING_FOR_HUMAN}),
-    TimerFired: frozenset({JobStatus.AWAITING_RETRY, JobStatus.WAITING_FOR_HUMAN}),
+    TimerFired: frozenset(
+        {
+            JobStatus.AWAITING_RETRY,
+            JobStatus.WAITING_FOR_HUMAN,
+            JobStatus.SLEEPING,
+            JobStatus.WAITING_FOR_SIGNAL,
+        }
+    ),
+    SignalReceived: _OPEN,
+    JobTimedOut: _OPEN,
     CancelRequested: _OPEN,
     JobSetAside: _OPEN,
 }
 # What still applies once the cancel mark is set.
-_DESPITE_THE_MARK: Final[frozenset[type[Event]]] = frozenset({CancelRequested, JobSetAside})
+_DESPITE_THE_MARK: Final[frozenset[type[Event]]] = frozenset(
+    {CancelRequested, JobTimedOut, JobSetAside, SignalReceived}
+)
 
 _STATUS_OF_OUTCOME: Final[Mapping[EndOutcome, JobStatus]] = {
     EndOutcome.SUCCESS: JobStatus.FINISHED,
@@ -161,6 +182,10 @@ def step(job: Job, event: Event, rules: Rules) -> Step:
             return _child_finished(job, event, rules)
         case ApprovalDecided():
             return _decided(job, event, rules)
+        case SignalReceived():
+            return _signal_received(job, event, rules)
+        case JobTimedOut():
+            return _timed_out(job, event)
         case CancelRequested():
             return _cancelled(job, event, rules)
         case JobSetAside():
@@ -207,6 +232,10 @@ def _acted(job: Job, event: HandlerReturned, rules: Rules) -> Step:
             return _run_blueprint(job, event, event.action, rules)
         case AwaitApproval():
             return _await_approval(job, event, event.action)
+        case Sleep():
+            return _sleep(job, event, event.action, rules)
+        case WaitForSignal():
+            return _wait_for_signal(job, event, event.action, rules)
         case None:
             return _end_or_nothing(job, event, rules)
         case _:
@@ -343,6 +372,37 @@ def _await_approval(job: Job, event: HandlerReturned, action: AwaitApproval) -> 
     return _wait(job, event.at, JobStatus.WAITING_FOR_HUMAN, wait, commands)
 
 
+def _sleep(job: Job, event: HandlerReturned, action: Sleep, rules: Rules) -> Step:
+    due = event.at + (action.seconds or 0.0) if action.until is None else action.until
+    fact = _handled(job, event, "sleep", action.next_state)
+    if due <= event.at:
+        error = _lasting_error(job.head)
+        return _enter(job, action.next_state, event.at, rules, error, (fact,))
+    wait = SleepWait(token=str(job.run), due=due, next_state=action.next_state)
+    commands = (SetTimer(token=wait.token, due=due), fact)
+    return _wait(job, event.at, JobStatus.SLEEPING, wait, commands)
+
+
+def _wait_for_signal(job: Job, event: HandlerReturned, action: WaitForSignal, rules: Rules) -> Step:
+    fact = _handled(job, event, "signal")
+    kept = job.signals.oldest(action.name)
+    if kept is not None:
+        error = _lasting_error(job.head)
+        return _take_signal(job, kept, action.transitions, event.at, rules, error, (fact,))
+    deadline = None if action.timeout_seconds is None else event.at + action.timeout_seconds
+    wait = SignalWait(
+        token=str(job.run),
+        name=action.name,
+        transitions=action.transitions,
+        requested_at=event.at,
+        deadline=deadline,
+    )
+    commands: tuple[Command, ...] = (fact,)
+    if deadline is not None:
+        commands = (SetTimer(token=wait.token, due=deadline), *commands)
+    return _wait(job, event.at, JobStatus.WAITING_FOR_SIGNAL, wait, commands)
+
+
 def _end_or_nothing(job: Job, event: HandlerReturned, rules: Rules) -> Step:
     state = job.head.state
     outcome = rules.end_states.get(state)
@@ -366,11 +426,11 @@ def _raised(job: Job, event: HandlerRaised, rules: Rules) -> Step:
         attempt=head.retry_count + 1,
         details={"error_message": event.message},
     )
-    if event.is_definition_error or head.retry_count >= rules.max_retries:
+    policy, repeat = policy_of(None, rules), head.retry_count + 1
+    if event.is_definition_error or repeat >= most_attempts(policy, rules):
         return _end(job, event.at, JobStatus.QUARANTINED, event.message, (fact,))
-    repeat = head.retry_count + 1
     wait = HandlerRetryWait(
-        token=str(job.run), due=event.at + retry_delay(repeat, event.jitter, rules)
+        token=str(job.run), due=event.at + retry_delay(repeat, event.jitter, policy, rules)
     )
     return Step(
         replace(
@@ -421,9 +481,10 @@ def _task_failed(
     rules: Rules,
     commands: tuple[Command, ...],
 ) -> Step:
-    if not failure.is_last(wait.attempt, rules):
+    if not failure.is_last(wait.attempt, wait.request, rules):
         token = f"{job.run}.{wait.attempt + 1}"
-        due = event.at + retry_delay(wait.attempt, event.jitter, rules)
+        policy = policy_of(wait.request, rules)
+        due = event.at + retry_delay(wait.attempt, event.jitter, policy, rules)
         retry = TaskRetryWait(
             token=token,
             request=wait.request,
@@ -521,6 +582,17 @@ def _timer_fired(job: Job, event: TimerFired, rules: Rules) -> Step:
             seconds = plain_seconds((wait.deadline or event.at) - wait.requested_at)
             text = f"Nobody decided on the approval '{wait.integration}' within {seconds} seconds."
             return _end(job, event.at, JobStatus.FAILED, text)
+        case SleepWait(token=event.token):
+            error = job.head.error_message
+            return _enter(job, wait.next_state, event.at, rules, error)
+        case SignalWait(token=event.token):
+            next_state = wait.transitions.get("timeout")
+            if next_state is not None:
+                error = job.head.error_message
+                return _enter(job, next_state, event.at, rules, error)
+            seconds = plain_seconds((wait.deadline or event.at) - wait.requested_at)
+            text = f"No signal '{wait.name}' came within {seconds} seconds."
+            return _end(job, event.at, JobStatus.FAILED, text)
         case _:
             return Step(job)
 
@@ -583,6 +655,40 @@ def _decided(job: Job, event: ApprovalDecided, rules: Rules) -> Step:
     return _enter(job, next_state, event.at, rules, error, (*_closing(wait), fact))
 
 
+def _signal_received(job: Job, event: SignalReceived, rules: Rules) -> Step:
+    """The wait for it takes it. Else it is kept: also by a job that is being stopped, for that may
+    lead to another state."""
+    if job.signals.know(event.number):
+        return Step(job)
+    signal = Signal(number=event.number, name=event.name, data=event.data)
+    wait = job.head.wait
+    if job.cancelled or not isinstance(wait, SignalWait) or wait.name != event.name:
+        return Step(replace(job, signals=job.signals.keeping(signal)))
+    error = job.head.error_message
+    return _take_signal(job, signal, wait.transitions, event.at, rules, error, _closing(wait))
+
+
+def _take_signal(
+    job: Job,
+    signal: Signal,
+    transitions: Mapping[str, str],
+    at: float,
+    rules: Rules,
+    error_message: str | None,
+    commands: tuple[Command, ...],
+) -> Step:
+    next_state = transitions["received"]
+    fact = RecordFact(
+        kind="signal_received",
+        at=at,
+        state=job.head.state,
+        next_state=next_state,
+        details={"signal": {"name": signal.name, "data": signal.data}},
+    )
+    job = replace(job, data=_updated(job.data, signal.data), signals=job.signals.taking(signal))
+    return _enter(job, next_state, at, rules, error_message, (*commands, fact))
+
+
 # --- The job is stopped from outside
 
 
@@ -604,12 +710,23 @@ def _transitions_of(wait: Wait | None) -> Mapping[str, str]:
     match wait:
         case TaskWait() | TaskRetryWait():
             return wait.request.transitions
-        case ChildWait() | ApprovalWait():
+        case ChildWait() | ApprovalWait() | SignalWait():
             return wait.transitions
-        case HandlerRetryWait() | BranchesWait() | None:
+        case HandlerRetryWait() | BranchesWait() | SleepWait() | None:
             return {}
         case _:
             assert_never(wait)
+
+
+def _timed_out(job: Job, event: JobTimedOut) -> Step:
+    """Also without the mark, for a cancel that led on has taken it away; so a new run is counted,
+    and a handler that runs now is found unwanted."""
+    seconds = job.origin.timeout_seconds
+    if seconds is None:
+        raise _illegal(job, event, "it has no deadline")
+    text = f"Job timed out after {plain_seconds(seconds)} seconds."
+    stopped = replace(job, run=job.run + 1, cancelled=False)
+    return _end(stopped, event.at, JobStatus.FAILED, text, open_wait=job.head.wait)
 
 
 def _set_aside(job: Job, event: JobSetAside) -> Step:
@@ -653,6 +770,7 @@ def _enter(
             ),
             data=job.data,
             run=job.run + 1,
+            signals=job.signals,
         ),
         commands,
     )
@@ -743,6 +861,7 @@ def _end(
     )
     commands = (
         *_closing(open_wait),
+        *(() if job.origin.timeout_seconds is None else (ClearDeadline(),)),
         *commands,
         RecordFact(kind="job_completed", at=at, state=head.state, started_at=job.origin.created_at),
         Notify(event=_NOTICE[status], at=at),
@@ -771,9 +890,9 @@ def _closing(wait: Wait | None) -> tuple[Command, ...]:
             return (CloseBranches(),)
         case ChildWait():
             return (CancelChild(child_id=wait.child_id, child_group=wait.child_group),)
-        case TaskRetryWait() | HandlerRetryWait():
+        case TaskRetryWait() | HandlerRetryWait() | SleepWait():
             return (ClearTimer(token=wait.token),)
-        case ApprovalWait():
+        case ApprovalWait() | SignalWait():
             return () if wait.deadline is None else (ClearTimer(token=wait.token),)
         case None:
             return ()

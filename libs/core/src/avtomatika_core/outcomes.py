@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from avtomatika_core.retry_policy import RetryPolicy
+
 
 class EndOutcome(StrEnum):
     """How a job that reached an end state ended."""
@@ -36,10 +38,14 @@ class TaskRequest(_Value, frozen=True, kw_only=True):
     """None: the job's, else the configured one. 0: wait for ever."""
     result_timeout_seconds: float | None = None
     """None: the job's, else the configured one."""
+    heartbeat_timeout_seconds: float | None = None
+    """How long its holder may send no progress. None: as long as it likes."""
+    retry: RetryPolicy | None = None
+    """None: the blueprint's."""
 
     def described(self) -> dict[str, Any]:
         """As documents and the archive show a task."""
-        return {
+        described: dict[str, Any] = {
             "type": self.type,
             "params": self.params,
             "transitions": self.transitions,
@@ -52,6 +58,11 @@ class TaskRequest(_Value, frozen=True, kw_only=True):
             "result_timeout_seconds": self.result_timeout_seconds,
             "event_transitions": self.event_transitions or None,
         }
+        if self.heartbeat_timeout_seconds is not None:
+            described["heartbeat_timeout_seconds"] = self.heartbeat_timeout_seconds
+        if self.retry is not None:
+            described["retry"] = msgspec.structs.asdict(self.retry)
+        return described
 
 
 class TransitionTo(_Value, frozen=True, kw_only=True, tag_field="action", tag="transition"):
@@ -83,6 +94,21 @@ class AwaitApproval(_Value, frozen=True, kw_only=True, tag_field="action", tag="
     timeout_seconds: float | None = None
 
 
+class Sleep(_Value, frozen=True, kw_only=True, tag_field="action", tag="sleep"):
+    """For `seconds`, or until a moment (Unix seconds): one of the two."""
+
+    next_state: str
+    seconds: float | None = None
+    until: float | None = None
+
+
+class WaitForSignal(_Value, frozen=True, kw_only=True, tag_field="action", tag="signal"):
+    name: str
+    transitions: dict[str, str]
+    """`received`, and perhaps `timeout` and `cancelled` -> next state."""
+    timeout_seconds: float | None = None
+
+
 class SentEvent(_Value, frozen=True, kw_only=True):
     """An event that a handler sends with its step. Not an action."""
 
@@ -90,7 +116,15 @@ class SentEvent(_Value, frozen=True, kw_only=True):
     payload: dict[str, Any] = {}
 
 
-Action = TransitionTo | DispatchTask | DispatchParallel | RunBlueprint | AwaitApproval
+Action = (
+    TransitionTo
+    | DispatchTask
+    | DispatchParallel
+    | RunBlueprint
+    | AwaitApproval
+    | Sleep
+    | WaitForSignal
+)
 
 _FAILURE_WORDS = frozenset(
     {
@@ -123,6 +157,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     max_retries: int = 3
     """Repeats of one handler step or one task; the first attempt is not counted."""
     retry_delay_seconds: float = 1.0
+    retry: RetryPolicy = RetryPolicy()
+    """The blueprint's own policy, over the two above."""
     dispatch_timeout_seconds: float = 3600.0
     """0: a task waits for a worker for ever."""
     result_timeout_seconds: float = 300.0

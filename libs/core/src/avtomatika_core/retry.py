@@ -14,9 +14,7 @@ from avtomatika_core.events import (
 )
 from avtomatika_core.job import Branch, JobId, JobStatus, Origin, TaskId, TaskWait
 from avtomatika_core.outcomes import Rules, TaskRequest
-
-MAX_RETRY_DELAY_SECONDS: Final = 60.0
-JITTER: Final = 0.2
+from avtomatika_core.retry_policy import RetryPolicy
 
 _PERMANENT: Final = (JobStatus.QUARANTINED, "Task failed with permanent error ({code})")
 # Codes that a repeat cannot help: how a job ends by them, and what it says. All others, known or
@@ -44,9 +42,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     def error(self) -> dict[str, Any]:
         return {"code": self.code, "message": self.message, "details": self.details}
 
-    def is_last(self, attempt: int, rules: Rules) -> bool:
+    def is_last(self, attempt: int, request: TaskRequest, rules: Rules) -> bool:
         """Whether nothing is tried after this failure of attempt number `attempt` (from 1)."""
-        return self.is_final or attempt > rules.max_retries
+        policy = policy_of(request, rules)
+        return self.is_final or self.code in policy.never or attempt >= most_attempts(policy, rules)
 
     def ending(self, attempt: int) -> tuple[JobStatus, str]:
         """How a job ends whose blueprint has no answer to this last failure."""
@@ -120,10 +119,18 @@ def attempt_fact(event: TaskEvent, state: str, attempt: int, result: dict[str, A
     )
 
 
-def retry_delay(repeat: int, jitter: float, rules: Rules) -> float:
+def policy_of(request: TaskRequest | None, rules: Rules) -> RetryPolicy:
+    """The nearest one; `request`: None for a handler."""
+    return rules.retry if request is None or request.retry is None else request.retry
+
+
+def most_attempts(policy: RetryPolicy, rules: Rules) -> int:
+    return rules.max_retries + 1 if policy.attempts is None else policy.attempts
+
+
+def retry_delay(repeat: int, jitter: float, policy: RetryPolicy, rules: Rules) -> float:
     """Seconds before repeat number `repeat` (from 1); `jitter` is -1..1."""
-    doubled = rules.retry_delay_seconds * 2.0 ** min(repeat - 1, 64)
-    return min(doubled, MAX_RETRY_DELAY_SECONDS) * (1.0 + JITTER * jitter)
+    return policy.delay(repeat, jitter, rules.retry_delay_seconds)
 
 
 def time_limits(
@@ -169,6 +176,7 @@ def offer(
         params_metadata=data_metadata or None,
         attempt=attempt,
         checkpoint=checkpoint,
+        heartbeat_timeout_seconds=request.heartbeat_timeout_seconds,
         is_branch=is_branch,
     )
 

@@ -1,124 +1,302 @@
-"""Schedules: what an entry of schedules.toml means, and when its next run is due."""
+"""Schedules: jobs that are made again and again, and which of their times is due now.
 
-import datetime as dt
+A *time* of a schedule is when it says that a job is to be made, exact and without jitter: it names
+the job, so that however often somebody tries, one job is made for it.
+"""
+
+import hashlib
 import math
-from collections.abc import Mapping
-from typing import Any, Final, cast
+from collections.abc import Iterator
+from enum import StrEnum
+from itertools import islice
+from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
-_CALENDAR_KEYS: Final = ("daily_at", "weekly_days", "monthly_dates", "time")
-_KEYS: Final = frozenset(
-    {
-        "blueprint", "input_data", "initial_data", "enabled", "dispatch_timeout", "result_timeout",
-        "interval_seconds", *_CALENDAR_KEYS,
-    }
-)  # fmt: skip
-LEAST_INTERVAL_SECONDS: Final = 1
+from avtomatika_core.job import Client, Job, JobId, Origin, new_job
+from avtomatika_core.wall_times import Times, is_same_day, times_after, times_until
+
+PUNCTUAL_SECONDS: Final = 10.0
+"""Later than this a time was missed. Another scheduler has taken over within it."""
+CATCH_UP_LIMIT: Final = 100
+_JUST_BEFORE: Final = 0.001
+
+
+class Every(msgspec.Struct, frozen=True, kw_only=True, tag="every"):
+    """Beats of one length, counted from the first run."""
+
+    seconds: float
+
+
+When = Every | Times
+
+
+class Misfire(StrEnum):
+    """What becomes of times that were missed."""
+
+    FIRE_ONCE = "fire_once"
+    """The last one of them is made up for; if it is by the calendar, on the same day only."""
+    SKIP = "skip"
+    CATCH_UP = "catch_up"
+    """All of them are, the last `catch_up_limit`."""
+
+
+class Overlap(StrEnum):
+    """What becomes of a time that comes while the job before has not ended."""
+
+    ALLOW = "allow"
+    SKIP = "skip"
+    QUEUE = "queue"
+    CANCEL_PREVIOUS = "cancel_previous"
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that is made again and again. Durations in seconds."""
+    """Durations in seconds, moments in Unix seconds."""
 
     name: str
     blueprint: str
-    interval_seconds: float
+    when: When
     initial_data: dict[str, Any] = {}
     is_enabled: bool = True
     dispatch_timeout: float | None = None
     result_timeout: float | None = None
+    misfire: Misfire = Misfire.FIRE_ONCE
+    catch_up_limit: int = CATCH_UP_LIMIT
+    overlap: Overlap = Overlap.ALLOW
+    jitter_seconds: float = 0.0
+    starts_at: float | None = None
+    ends_at: float | None = None
 
 
-def parse_schedules(tables: Mapping[str, object]) -> list[Schedule]:
-    """The schedules of a parsed schedules.toml. Raises ValueError that names entry and key."""
-    return [_parse(name, table) for name, table in tables.items()]
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a schedule stands: what its leader leaves to the next one."""
+
+    when: When | None = None
+    """What it said when this was written; None: it was never looked at."""
+    anchor: float | None = None
+    """The first run of an interval."""
+    settled: float = -math.inf
+    """Every time up to this one was dealt with."""
+    queued: float | None = None
+    """A time that waits until the job before has ended."""
+    begun: float | None = None
+    """A time whose job is being made."""
+    last_run: float | None = None
+    """The last time a job was made for."""
+    last_job_id: JobId | None = None
 
 
-def _parse(name: str, table: object) -> Schedule:
-    if not isinstance(table, dict):
-        raise ValueError(f"Schedule '{name}' is not a table.")  # noqa: TRY004 - the file is wrong, not a caller
-    entry = cast("dict[str, object]", table)
-    for key in entry:
-        if key not in _KEYS:
-            raise ValueError(f"Unknown key '{key}' in schedule '{name}'.")
-    blueprint = entry.get("blueprint")
-    if blueprint is None or blueprint == "":
-        raise ValueError(f"Schedule '{name}' is missing a 'blueprint' name.")
-    if not isinstance(blueprint, str):
-        raise _wrong(name, "blueprint", "the name of a blueprint")
-    enabled = entry.get("enabled", True)
-    if not isinstance(enabled, bool):
-        raise _wrong(name, "enabled", "true or false")
-    return Schedule(
-        name=name,
-        blueprint=blueprint,
-        interval_seconds=_interval(name, entry),
-        initial_data=_initial_data(name, entry),
-        is_enabled=enabled,
-        dispatch_timeout=_duration(name, entry, "dispatch_timeout"),
-        result_timeout=_duration(name, entry, "result_timeout"),
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    standing: Standing
+    time: float | None
+    """The one to make a job for now; None: there is none."""
+
+
+def choose(
+    schedule: Schedule, standing: Standing, now: float, resumed_at: float | None = None
+) -> Choice:
+    """Which time a job is to be made for now; those that are not made up for are settled.
+
+    `resumed_at`: when the last pause ended. What came due before is not made up for.
+    """
+    standing = _looked_at(schedule, standing, now, resumed_at)
+    if standing.queued is not None:
+        return Choice(standing=standing, time=standing.queued)
+    first = _first_run(schedule, standing, now)
+    if first is not None:
+        is_due = first <= now and _is_within(schedule, first)
+        return Choice(standing=standing, time=first if is_due else None)
+    due = _due_times(schedule, standing, now)
+    last = next(due, None)
+    if last is None:
+        return Choice(standing=standing, time=None)
+    wanted: float | None = last
+    if schedule.misfire is Misfire.CATCH_UP:
+        wanted = min(islice(due, schedule.catch_up_limit - 1), default=last)
+    elif now - _moment(schedule, standing, last) > PUNCTUAL_SECONDS and not (
+        schedule.misfire is Misfire.FIRE_ONCE and _is_made_up(schedule, standing, last, now)
+    ):
+        wanted = None
+    if wanted is None:
+        standing = replace(standing, settled=last)
+    return Choice(standing=standing, time=wanted)
+
+
+def next_moment(schedule: Schedule, standing: Standing, now: float) -> float:
+    """When to look again at a schedule of which nothing is due; inf: never."""
+    return next(_moments_after(schedule, standing, now), math.inf)
+
+
+def upcoming(
+    schedule: Schedule,
+    standing: Standing,
+    now: float,
+    count: int,
+    resumed_at: float | None = None,
+) -> list[float]:
+    """The next moments when jobs are made, if nothing is in their way."""
+    if not schedule.is_enabled:
+        return []
+    standing = _looked_at(schedule, standing, now, resumed_at)
+    return list(islice(_moments_after(schedule, standing, now), count))
+
+
+def begin(standing: Standing, time: float) -> Standing:
+    """Its job is about to be made."""
+    is_first = isinstance(standing.when, Every) and standing.anchor is None
+    return replace(
+        standing,
+        anchor=time if is_first else standing.anchor,
+        settled=max(standing.settled, time),
+        queued=None,
+        begun=time,
     )
 
 
-def _interval(name: str, entry: Mapping[str, object]) -> float:
-    calendar = next((key for key in _CALENDAR_KEYS if key in entry), None)
-    if calendar is not None and "interval_seconds" in entry:
-        raise ValueError(f"Schedule '{name}' has both 'interval_seconds' and '{calendar}'.")
-    if calendar is not None:
-        raise ValueError(
-            f"Schedule '{name}' uses '{calendar}', which this version does not support yet; "
-            "use interval_seconds."
+def queue(standing: Standing, time: float) -> Standing:
+    """Its job is made when the one before has ended. What comes meanwhile may be missed."""
+    begun = begin(standing, time)
+    return replace(begun, begun=None, queued=time)
+
+
+def skip(standing: Standing, time: float) -> Standing:
+    """No job is made for it."""
+    return replace(begin(standing, time), begun=None)
+
+
+def end(standing: Standing, job_id: JobId) -> Standing:
+    """The job of the time that was begun was made."""
+    return replace(standing, begun=None, last_run=standing.begun, last_job_id=job_id)
+
+
+def laid_off(standing: Standing) -> Standing:
+    """It is switched off: what comes meanwhile is not missed."""
+    return replace(standing, when=None, queued=None, begun=None)
+
+
+def scheduled_job(
+    schedule: Schedule, job_id: JobId, *, group: str, start_state: str, created_at: float
+) -> Job:
+    """A job of this schedule; it belongs to nobody."""
+    origin = Origin(
+        blueprint=schedule.blueprint,
+        group=group,
+        start_state=start_state,
+        initial_data=schedule.initial_data,
+        client=Client(
+            plan="system",
+            token="internal-scheduler",  # noqa: S106 - a name that handlers see, no secret
+            params={"source": f"scheduler:{schedule.name}"},
+        ),
+        created_at=created_at,
+        dispatch_timeout=schedule.dispatch_timeout,
+        result_timeout=schedule.result_timeout,
+    )
+    return new_job(job_id, origin)
+
+
+def _looked_at(
+    schedule: Schedule, standing: Standing, now: float, resumed_at: float | None
+) -> Standing:
+    """Where it stands by what the schedule says now."""
+    if standing.when != schedule.when:
+        if isinstance(schedule.when, Every):
+            anchor = standing.last_run
+            known_from = now - schedule.when.seconds  # the last beat may be due since the last run
+        else:
+            anchor = None
+            known_from = now // 60 * 60 - _JUST_BEFORE  # this very minute counts from its beginning
+        standing = replace(
+            standing,
+            when=schedule.when,
+            anchor=anchor,
+            settled=max(standing.settled, known_from),
         )
-    seconds = _duration(name, entry, "interval_seconds", LEAST_INTERVAL_SECONDS)
-    if seconds is None:
-        raise ValueError(f"Schedule '{name}' does not say when it runs: give 'interval_seconds'.")
-    return seconds
+    if resumed_at is not None and resumed_at > standing.settled:
+        standing = replace(standing, settled=resumed_at)
+        if standing.queued is not None and standing.queued <= resumed_at:
+            standing = replace(standing, queued=None)
+    return standing
 
 
-def _duration(name: str, entry: Mapping[str, object], key: str, least: float = 0) -> float | None:
-    value = entry.get(key)
-    if value is None:
+def _first_run(schedule: Schedule, standing: Standing, now: float) -> float | None:
+    """When an interval that never ran begins; None: it has, or it is no interval."""
+    if not isinstance(schedule.when, Every) or standing.anchor is not None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < 1e12:
-        raise _wrong(name, key, f"a number of seconds of at least {least}")
-    return float(value)
+    return max(now, -math.inf if schedule.starts_at is None else schedule.starts_at)
 
 
-def _initial_data(name: str, entry: Mapping[str, object]) -> dict[str, Any]:
-    if "input_data" in entry and "initial_data" in entry:
-        raise ValueError(f"Schedule '{name}' has both 'input_data' and 'initial_data'.")
-    key = "input_data" if "input_data" in entry else "initial_data"
-    data = entry.get(key, {})
-    if not isinstance(data, dict) or not _is_json(cast("object", data)):
-        raise _wrong(name, key, "a table of JSON values (no dates, times, nan or inf)")
-    return cast("dict[str, Any]", data)
+def _is_made_up(schedule: Schedule, standing: Standing, time: float, now: float) -> bool:
+    when = schedule.when
+    return isinstance(when, Every) or is_same_day(when, _moment(schedule, standing, time), now)
 
 
-def _is_json(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(map(_is_json, cast("dict[str, object]", value).values()))
-    if isinstance(value, list):
-        return all(map(_is_json, cast("list[object]", value)))
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return not isinstance(value, dt.date | dt.time)
+def _due_times(schedule: Schedule, standing: Standing, now: float) -> Iterator[float]:
+    """Times that are due and not settled, the last one first."""
+    ends_at = math.inf if schedule.ends_at is None else schedule.ends_at
+    for time in _times_until(schedule.when, standing.anchor, min(now, ends_at)):
+        if time <= standing.settled or not _is_within(schedule, time):
+            return
+        if _moment(schedule, standing, time) <= now:
+            yield time
 
 
-def _wrong(name: str, key: str, expected: str) -> ValueError:
-    return ValueError(f"Schedule '{name}': '{key}' must be {expected}.")
+def _moments_after(schedule: Schedule, standing: Standing, now: float) -> Iterator[float]:
+    first = _first_run(schedule, standing, now)
+    anchor = standing.anchor
+    if first is not None:
+        if _is_within(schedule, first):
+            yield first
+        standing = begin(standing, first)
+        anchor = first
+    after = max(standing.settled, now - schedule.jitter_seconds - _JUST_BEFORE)
+    if schedule.starts_at is not None:
+        after = max(after, schedule.starts_at - _JUST_BEFORE)
+    for time in _times_after(schedule.when, anchor, after):
+        if not _is_within(schedule, time):
+            return
+        if (moment := _moment(schedule, standing, time)) > now:
+            yield moment
 
 
-def next_due(schedule: Schedule, last_run: float | None, now: float) -> float:
-    """When the schedule is to run next (Unix seconds); `now` when it never ran."""
-    return now if last_run is None else last_run + schedule.interval_seconds
+def _is_within(schedule: Schedule, time: float) -> bool:
+    starts_at, ends_at = schedule.starts_at, schedule.ends_at
+    return (starts_at is None or starts_at <= time) and (ends_at is None or time <= ends_at)
 
 
-def slot_at(schedule: Schedule, last_run: float | None, now: float) -> float:
-    """The time a run at `now` counts as: the latest one due, so that missed ones are made up once.
+def _moment(schedule: Schedule, standing: Standing, time: float) -> float:
+    """When its job is made: late by a share of the jitter, always the same, before the next time."""
+    if not schedule.jitter_seconds or time == standing.anchor:
+        return time
+    following = next(_times_after(schedule.when, standing.anchor, time), math.inf)
+    spread = min(schedule.jitter_seconds, following - time)
+    digest = hashlib.blake2b(f"{schedule.name}\n{time:.3f}".encode(), digest_size=6).digest()
+    share = int.from_bytes(digest, "big") / 2**48
+    return time + math.floor(share * spread * 1000) / 1000
 
-    Runs stay on the beat of the first one, however late each is.
-    """
-    if last_run is None:
-        return now
-    beats = math.floor((now - last_run) / schedule.interval_seconds)
-    return last_run + max(beats, 1) * schedule.interval_seconds
+
+def _times_after(when: When, anchor: float | None, moment: float) -> Iterator[float]:
+    if isinstance(when, Times):
+        yield from times_after(when, moment)
+        return
+    assert anchor is not None, "an interval counts from its first run"
+    beat = max(0, math.floor((moment - anchor) / when.seconds))
+    while True:
+        if (time := _beat(when, anchor, beat)) > moment:
+            yield time
+        beat += 1
+
+
+def _times_until(when: When, anchor: float | None, moment: float) -> Iterator[float]:
+    if isinstance(when, Times):
+        yield from times_until(when, moment)
+        return
+    assert anchor is not None, "an interval counts from its first run"
+    for beat in range(math.floor((moment - anchor) / when.seconds) + 1, -1, -1):
+        if (time := _beat(when, anchor, beat)) <= moment:
+            yield time
+
+
+def _beat(when: Every, anchor: float, beat: int) -> float:
+    return round(anchor + beat * when.seconds, 3)

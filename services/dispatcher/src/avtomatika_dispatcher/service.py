@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from avtomatika_common.backend.ports import (
+    PROMISE_SECONDS,
     Backend,
     Hint,
     Lease,
@@ -28,6 +29,8 @@ from avtomatika_core.routing import Demand, demand_of
 from avtomatika_dispatcher.free_workers import FreeWorkers
 from avtomatika_dispatcher.settings import Settings
 
+PROMISE_OVER_SECONDS: Final = PROMISE_SECONDS + 1.0
+"""By the store's clock too a promise made so long ago is over."""
 FULL_READ_SECONDS: Final = 30.0
 """Hints are not the truth: so often it is read as a whole."""
 MATCH_MEMORY_SECONDS: Final = 3.0
@@ -88,6 +91,8 @@ class DispatcherService:
         self._demands: dict[object, Demand] = {}
         self._matched: dict[tuple[TaskId, int], float] = {}
         self._next_forgetting = math.inf
+        self._promised: dict[WorkerId, float] = {}
+        """When to read it again: nobody tells that a promise was over and not kept."""
         self._reasons: dict[TaskId, str] = {}
         self._next_explaining = math.inf
         self._next_rereading = math.inf
@@ -209,6 +214,10 @@ class DispatcherService:
         if now >= self._next_rereading:
             self._next_rereading = math.inf
             self._mark_boards_stale()
+        while self._promised and self._next_promise_over() <= now:
+            worker_id = next(iter(self._promised))
+            del self._promised[worker_id]
+            self._changed.add(worker_id)
         while self._has_news():
             await asyncio.sleep(0)  # on memory nothing else would get its turn
             self._forget_unmatched()
@@ -225,7 +234,11 @@ class DispatcherService:
             self._next_forgetting,
             self._next_explaining,
             self._next_rereading,
+            self._next_promise_over(),
         )
+
+    def _next_promise_over(self) -> float:
+        return next(iter(self._promised.values()), math.inf)  # each as long: in order
 
     def _has_news(self) -> bool:
         return bool(
@@ -252,7 +265,8 @@ class DispatcherService:
         self._matched = {
             offer: at for offer, at in self._matched.items() if now - at < MATCH_MEMORY_SECONDS
         }
-        self._next_forgetting = now + MATCH_MEMORY_SECONDS if self._matched else math.inf
+        oldest = min(self._matched.values(), default=math.inf)
+        self._next_forgetting = oldest + MATCH_MEMORY_SECONDS
         self._mark_boards_stale()
 
     async def _read_workers(self) -> None:
@@ -365,6 +379,7 @@ class DispatcherService:
         for (worker_id, task), answer in zip(chosen, matched.answers, strict=True):
             if answer is MatchAnswer.MATCHED:
                 self._matched[_offer(task)] = now
+                self._promised.setdefault(worker_id, now + PROMISE_OVER_SECONDS)
                 log.debug("task matched", task_id=task.task_id, worker_id=worker_id)
             else:
                 refusing.add(worker_id)

@@ -25,7 +25,7 @@ from avtomatika_common.logs import get_logger
 from avtomatika_core.commands import Step
 from avtomatika_core.errors import AvtomatikaError, IllegalTransition
 from avtomatika_core.events import Event, JobSetAside
-from avtomatika_core.job import JobId, JobStatus
+from avtomatika_core.job import Job, JobId, JobStatus, SignalWait, is_beside
 from avtomatika_core.machine import step
 from avtomatika_core.outcomes import Rules
 from avtomatika_executor.begun import Begun
@@ -41,6 +41,7 @@ OnCommit = Callable[[Stored, Step], Awaitable[None]]
 
 _BACK_OFF_SECONDS = 0.5
 _DEFER_SECONDS = 2.0
+_BAD_ENDS = {JobStatus.FAILED: "job failed", JobStatus.QUARANTINED: "job quarantined"}
 
 
 class UnreadableEvent(AvtomatikaError):
@@ -133,7 +134,7 @@ class Advances:
         steps, requeue = 0, False
         first = self._decided(stored, entry.event, entry.rules)
         running: Stored | None
-        if first.job is not stored.job and first.job.status is JobStatus.RUNNING:
+        if _starts_run(stored, first):
             steps = 1
             running, requeue = await self._begin(stored, first, entry)
         else:
@@ -240,6 +241,8 @@ class Advances:
     ) -> Stored | None:
         """Commit what `event` makes of the job. None: the entry is answered, nothing is to be run.
 
+        An event that came beside what the job does is written so, and runs nothing either.
+
         A stale job is loaded and decided again: a handler's outcome is applied again if its run is
         still wanted, the handler is not run again.
         """
@@ -257,7 +260,7 @@ class Advances:
                 stored = again
                 continue
             await self._report(committed, result)
-            return committed
+            return None if is_beside(stored.job, result.job) else committed
 
     @staticmethod
     def _decided(stored: Stored, event: Event, rules: Rules) -> Step:
@@ -269,6 +272,7 @@ class Advances:
             return Step(stored.job)
 
     async def _report(self, committed: Stored, result: Step) -> None:
+        _log_bad_end(committed.job)
         if self._on_commit is not None:
             await self._on_commit(committed, result)
 
@@ -356,8 +360,33 @@ class Advances:
         except StaleJob:  # something else was done to it meanwhile: so it is to be tried again
             await self._inbox.forward(delivery, delivery.group)
             return
-        log.error("job quarantined", job_id=delivery.job_id, reason=reason)
         await self._report(committed, result)
+
+
+def _log_bad_end(job: Job) -> None:
+    """One line for a job that has just ended, and not well."""
+    words = _BAD_ENDS.get(job.status)
+    if words is not None:
+        log.warning(
+            words,
+            job_id=job.id,
+            blueprint=job.origin.blueprint,
+            state=job.state,
+            error=job.head.error_message,
+        )
+
+
+def _starts_run(stored: Stored, first: Step) -> bool:
+    """Whether a handler may begin before this step is written.
+
+    Of two signals at the same time only one starts the run they both would start: which one is, only
+    the store can say.
+    """
+    return (
+        first.job.run != stored.job.run
+        and first.job.status is JobStatus.RUNNING
+        and not isinstance(stored.job.head.wait, SignalWait)
+    )
 
 
 def _unwritten(stored: Stored, first: Step) -> Stored:

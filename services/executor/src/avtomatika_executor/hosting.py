@@ -8,6 +8,7 @@ from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.definitions import DefinitionError
 from avtomatika_common.logs import get_logger
 from avtomatika_core.outcomes import Rules
+from avtomatika_core.retry_policy import RetryPolicy
 from avtomatika_executor.settings import Settings
 
 _BACK_OFF_SECONDS = 0.5
@@ -32,6 +33,7 @@ class Hosting:
             has_failed_state=blueprint is not None and blueprint.has_failed_state,
             max_retries=settings.max_retries,
             retry_delay_seconds=settings.retry_delay_seconds,
+            retry=(blueprint.retry if blueprint else None) or RetryPolicy(),
             dispatch_timeout_seconds=settings.dispatch_timeout_seconds,
             result_timeout_seconds=settings.result_timeout_seconds,
             max_transitions=settings.max_transitions,

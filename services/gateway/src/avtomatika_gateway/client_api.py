@@ -28,6 +28,7 @@ from avtomatika_gateway.job_requests import (
 )
 from avtomatika_gateway.refusals import BadRequest, NotFound
 from avtomatika_gateway.settings import Settings
+from avtomatika_gateway.signals import Signals
 from avtomatika_gateway.skills import skill_catalog
 from avtomatika_gateway.visibility import only_fields, short_form, visible_job
 from avtomatika_gateway.waiting import MOST_TASKS, Wait, why_waiting
@@ -74,6 +75,7 @@ class ClientApi:
         self._history = history
         self._access = access
         self._blueprints = blueprints
+        self._signals = Signals(backend)
 
     def add_to(self, app: web.Application, base: str) -> None:
         """Serve under `base` and `base/<version>`; endpoints of blueprints come and go."""
@@ -89,6 +91,10 @@ class ClientApi:
                     ),
                     web.get(f"{prefix}/jobs/{{job_id}}", self._for_client(self._get)),
                     web.post(f"{prefix}/jobs/{{job_id}}/cancel", self._for_client(self._cancel)),
+                    web.post(
+                        f"{prefix}/jobs/{{job_id}}/signals/{{name}}",
+                        self._for_client(self._signals.send),
+                    ),
                     web.get(f"{prefix}/jobs/{{job_id}}/history", self._for_client(self._rows)),
                     web.get(f"{prefix}/jobs/{{job_id}}/why", self._for_client(self._why)),
                     web.get(f"{prefix}/blueprints/{{name}}/graph", self._for_client(self._graph)),

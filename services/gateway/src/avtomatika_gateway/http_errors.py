@@ -13,8 +13,10 @@ from avtomatika_common.backend.ports import (
     JobNotFound,
     StoreFull,
     StoreUnavailable,
+    TooManySignals,
 )
 from avtomatika_common.logs import get_logger
+from avtomatika_core.signals import MOST_WAITING
 from avtomatika_gateway.bodies import json_response
 from avtomatika_gateway.refusals import (
     BadRequest,
@@ -51,6 +53,10 @@ _REFUSALS: Final[dict[type[Exception], Refusal]] = {
     ),
     ApprovalNotOpen: Refusal(409, "Job is not in a state that can be approved"),
     IdempotencyKeyReused: Refusal(422, "Idempotency-Key was used for another request."),
+    TooManySignals: Refusal(
+        429,
+        f"{MOST_WAITING} signals wait for this job to take them: send more when it has taken some.",
+    ),
     StoreFull: Refusal(503, "No new work is taken now, try again later.", 5),
     StoreUnavailable: Refusal(503, "The storage does not answer, try again.", 1),
 }

@@ -26,6 +26,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     webhook_url: str | None = None
     dispatch_timeout: float | None = None
     result_timeout: float | None = None
+    timeout_seconds: float | None = None
     metadata: dict[str, Any] = {}
 
 
@@ -43,6 +44,7 @@ def parse_job_request(body: dict[str, Any]) -> JobRequest:
         webhook_url=_webhook_url(body.get("webhook_url")),
         dispatch_timeout=_seconds(body, "dispatch_timeout"),
         result_timeout=_seconds(body, "result_timeout"),
+        timeout_seconds=_timeout(body, "timeout_seconds"),
         metadata=metadata,
     )
 
@@ -65,6 +67,13 @@ def _seconds(body: dict[str, Any], key: str) -> float | None:
     if value < 0 or not math.isfinite(value):
         raise BadRequest(f"{key} must be at least 0 seconds")
     return float(value)
+
+
+def _timeout(body: dict[str, Any], key: str) -> float | None:
+    seconds = _seconds(body, key)
+    if seconds == 0:
+        raise BadRequest(f"{key} must be above 0 seconds; leave it out for no limit")
+    return seconds
 
 
 def _webhook_url(value: object) -> str | None:
@@ -132,6 +141,7 @@ def requested_job(
             tracing_context=_tracing_context(headers),
             dispatch_timeout=request.dispatch_timeout,
             result_timeout=request.result_timeout,
+            timeout_seconds=request.timeout_seconds,
         ),
     )
 

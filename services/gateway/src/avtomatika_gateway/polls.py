@@ -185,6 +185,7 @@ class Polls:
                 promise.offer_number,
                 match.worker_id,
                 match.incarnation,
+                until=match.until,
             )
         except StoreUnavailable as reason:  # if it is leased, the board's delivery timer returns it
             log.warning("task not leased", task_id=promise.task_id, reason=str(reason))

@@ -25,6 +25,7 @@ from avtomatika_gateway.http_errors import answer_errors
 from avtomatika_gateway.in_process import InProcessDoor, InProcessTransport, Inside
 from avtomatika_gateway.mail import read_mail
 from avtomatika_gateway.polls import Polls
+from avtomatika_gateway.schedules import SchedulesApi
 from avtomatika_gateway.settings import Settings
 from avtomatika_gateway.skills import SkillContracts
 from avtomatika_gateway.sockets import Sockets
@@ -83,6 +84,7 @@ class GatewayService:
         )
         self._approvals = Approvals(settings, backend, access)
         self._client_api = ClientApi(settings, backend, history, access, self._blueprints)
+        self._schedules_api = SchedulesApi(backend, access, self._blueprints)
         self._has_routes = False
         self._in_process = in_process or InProcessDoor()
         self.app = app or web.Application(client_max_size=settings.max_request_body_bytes)
@@ -100,6 +102,7 @@ class GatewayService:
         self._client_api.add_quarantine_list(self.app)
         if self._settings.enable_client_api:
             self._client_api.add_to(self.app, self._base)
+            self._schedules_api.add_to(self.app, self._base)
 
     def transport(self, worker_id: str) -> Transport:
         """The line of a worker of this name in this event loop; it works while the gateway runs.
@@ -114,11 +117,20 @@ class GatewayService:
         assert self._port is not None, "the gateway does not listen yet"
         return self._port
 
+    @property
+    def address(self) -> str:
+        """The same as a URL."""
+        scheme = "http" if self._ssl_context is None else "https"
+        host = self._settings.host
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
     async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
         settings = self._settings
         self.add_routes()
         for secret in settings.default_secrets:
-            log.warning("a secret has its published default", setting=secret)
+            # The name is in the words too: an application's formatter may show nothing else.
+            words = f"{secret} is the published default: set a secret of your own"
+            log.warning(words, setting=secret)
         runner = web.AppRunner(
             self.app,
             access_log=None,
@@ -187,6 +199,7 @@ class GatewayService:
             "gateway serves clients and workers"
             if settings.enable_client_api
             else "gateway serves workers",
+            address=self.address,
             host=settings.host,
             port=self._port,
             tls=self._ssl_context is not None,

@@ -13,6 +13,8 @@ from avtomatika_core.job import (
     BranchesWait,
     ChildWait,
     HandlerRetryWait,
+    SignalWait,
+    SleepWait,
     TaskRetryWait,
     TaskWait,
 )
@@ -60,6 +62,10 @@ def wait_of(view: JobView) -> Wait:
             return Wait(waiting_for="sub_job", since=head.updated_at)
         case ApprovalWait() as wait:
             return Wait(waiting_for="human", since=wait.requested_at, deadline=wait.deadline)
+        case SleepWait() as wait:
+            return Wait(waiting_for="timer", since=head.updated_at, deadline=wait.due)
+        case SignalWait() as wait:
+            return Wait(waiting_for="signal", since=wait.requested_at, deadline=wait.deadline)
         case TaskRetryWait() | HandlerRetryWait() as wait:
             return Wait(waiting_for="retry", since=head.updated_at, deadline=wait.due)
         case None:

@@ -155,6 +155,11 @@ class WorkerOperations:
         if returned:
             log.warning("tasks never arrived, offered again", worker_id=worker_id, count=returned)
 
+    async def require_registered(self, worker_id: WorkerId) -> None:
+        """Raises NotFound for a worker that is not registered, or no longer."""
+        if await self._workers.get(worker_id) is None:
+            raise NotFound("Worker not found")
+
     async def leave(self, worker_id: WorkerId) -> dict[str, str]:
         """The worker signs off; what it holds is offered to others. Raises NotFound."""
         if not await self._workers.leave(worker_id):

@@ -25,6 +25,8 @@ _PING_SECONDS: Final = 20.0
 
 _OPENING_SECONDS: Final = 5.0
 
+_KNOWN: Final = f"Known events are: {MSG_TYPE_PROGRESS}."
+
 log = get_logger()
 
 
@@ -54,6 +56,8 @@ class WorkerSockets:
 
     async def _serve(self, request: web.Request) -> web.WebSocketResponse:
         worker_id = await self._api.sender(request, request.match_info.get("worker_id"))
+        if worker_id is not None:
+            await self._operations.require_registered(worker_id)
         connection = web.WebSocketResponse(
             heartbeat=_PING_SECONDS, max_msg_size=self._max_message_bytes
         )
@@ -140,8 +144,14 @@ class _Session:
         except BadMessage as error:
             log.warning("socket message refused", worker_id=self._worker_id, reason=str(error))
             return
-        if document.get("event") != MSG_TYPE_PROGRESS:
-            log.debug("socket event ignored", worker_id=self._worker_id)
+        event = document.get("event")
+        if not isinstance(event, str):
+            log.warning(
+                "socket message refused", worker_id=self._worker_id, reason=f"No event. {_KNOWN}"
+            )
+            return
+        if event != MSG_TYPE_PROGRESS:
+            log.debug("socket event ignored", worker_id=self._worker_id, reason=_KNOWN)
             return
         try:
             if self._worker_id is None:

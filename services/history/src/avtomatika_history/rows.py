@@ -20,6 +20,8 @@ _STEP_ROWS: Final = {
     "task": "task_dispatched",
     "blueprint": "sub_blueprint_started",
     "approval": "approval_requested",
+    "sleep": "state_finished",
+    "signal": "state_finished",
 }
 
 

@@ -1,7 +1,8 @@
 """Makes the jobs of schedules.toml when they are due, each once over all instances.
 
-One instance holds the lease, others stand by. A job's id belongs to its schedule and its time, so
-a run that is made again after a crash is the same job.
+One instance holds the lease, others stand by. A job's id belongs to its schedule and its time, and
+the time is noted before the job is made and again after it: so whoever goes on after a crash makes
+the same job, and a leader that slept makes none.
 """
 
 import asyncio
@@ -13,21 +14,40 @@ from typing import Final
 from avtomatika_common.backend.ports import (
     Backend,
     CatalogueEntry,
+    JobIsTerminal,
+    JobNotFound,
     Lease,
-    Slot,
+    ScheduleEntry,
     StoreFull,
 )
+from avtomatika_common.contracts import input_problem
 from avtomatika_common.ids import derived_id, new_id
 from avtomatika_common.leadership import Contact, lead
 from avtomatika_common.lifecycle import StartupError
 from avtomatika_common.logs import get_logger
-from avtomatika_core.job import Client, JobId, Origin, new_job
-from avtomatika_core.schedule import Schedule, next_due, parse_schedules, slot_at
+from avtomatika_core.events import CancelRequested
+from avtomatika_core.job import JobId
+from avtomatika_core.schedule import (
+    Overlap,
+    Schedule,
+    Standing,
+    begin,
+    choose,
+    end,
+    laid_off,
+    next_moment,
+    queue,
+    scheduled_job,
+    skip,
+)
+from avtomatika_core.schedule_entries import parse_schedules
 from avtomatika_scheduler.settings import Settings
 
 LEASE: Final = "scheduler"
 FULL_STORE_SECONDS: Final = 1.0
 """Pause after the store had no room for a job."""
+QUEUED_SECONDS: Final = 1.0
+"""Pause before the next look whether the job before has ended."""
 
 log = get_logger()
 
@@ -47,30 +67,42 @@ class SchedulerService:
         self._schedules: list[Schedule] = []
         self._blueprints: dict[str, CatalogueEntry] = {}
         self._catalogue_version = ""
+        self._entries: dict[str, ScheduleEntry] = {}
+        """As people want them. Where they stand only the leader changes: see below."""
+        self._entries_version = ""
+        self._standings: dict[str, Standing] = {}
+        self._hindered: dict[str, str] = {}
+        """What keeps a schedule from running, as it was last logged."""
         self._wake = asyncio.Event()
 
     async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
-        schedules = read_schedules(self._settings.schedules_path)
-        self._schedules = [schedule for schedule in schedules if schedule.is_enabled]
+        self._schedules = read_schedules(self._settings.schedules_path, self._settings.timezone)
         if self._settings.must_know_blueprints:
-            await self._check_blueprints(schedules)
+            await self._check_blueprints()
         async with asyncio.TaskGroup() as group:
             tasks: list[asyncio.Task[None]] = []
-            if self._schedules:
+            if self._settings.schedules_path:
                 tasks.append(group.create_task(self._lead(), name="scheduler"))
             ready.set()
             await stop.wait()
             for task in tasks:
                 task.cancel()
 
-    async def _check_blueprints(self, schedules: list[Schedule]) -> None:
+    async def _check_blueprints(self) -> None:
         await self._read_catalogue()
-        for schedule in schedules:
-            if schedule.blueprint not in self._blueprints:
+        for schedule in self._schedules:
+            if problem := self._hindrance(schedule):
                 raise InvalidSchedules(
-                    f"{self._settings.schedules_path}: Schedule '{schedule.name}' names the "
-                    f"blueprint '{schedule.blueprint}', which is not registered."
+                    f"{self._settings.schedules_path}: Schedule '{schedule.name}' {problem}"
                 )
+
+    def _hindrance(self, schedule: Schedule) -> str | None:
+        """Why no job can be made of it, as the end of a sentence."""
+        blueprint = self._blueprints.get(schedule.blueprint)
+        if blueprint is None:
+            return f"names the blueprint '{schedule.blueprint}', which is not registered."
+        problem = input_problem(blueprint.name, blueprint.input_schema, schedule.initial_data)
+        return problem and f"has data that its blueprint does not take: {problem}"
 
     async def _lead(self) -> None:
         await lead(
@@ -84,9 +116,16 @@ class SchedulerService:
 
     async def _work(self, lease: Lease) -> None:
         await self._read_catalogue()
+        await self._backend.schedules.publish(lease, self._schedules)
+        await self._read_entries()
+        for schedule in self._schedules:
+            entry = self._entries.get(schedule.name)
+            self._standings[schedule.name] = Standing() if entry is None else entry.standing
+        self._hindered.clear()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_catalogue())
-            group.create_task(self._fire_schedules(lease))
+            group.create_task(self._follow_entries())
+            group.create_task(self._make_jobs(lease))
 
     async def _read_catalogue(self) -> None:
         self._catalogue_version, entries = await self._backend.catalogue.entries()
@@ -100,75 +139,140 @@ class SchedulerService:
             if self._catalogue_version != version:
                 self._wake.set()
 
-    async def _fire_schedules(self, lease: Lease) -> None:
+    async def _read_entries(self) -> None:
+        self._entries_version, entries = await self._backend.schedules.entries()
+        self._entries = {entry.schedule.name: entry for entry in entries}
+
+    async def _follow_entries(self) -> None:
+        while True:
+            version = self._entries_version
+            await self._backend.schedules.changed(version)
+            await self._read_entries()
+            if self._entries_version != version:
+                self._wake.set()
+
+    async def _make_jobs(self, lease: Lease) -> None:
         clock = self._backend.clock
-        slots = {
-            schedule.name: await self._backend.schedules.slot(schedule.name)
-            for schedule in self._schedules
-        }
-        missed = dict[str, str]()
+        for schedule in self._schedules:
+            standing = self._standings[schedule.name]
+            if not schedule.is_enabled and standing != (off := laid_off(standing)):
+                await self._note(schedule, lease, off)
         while True:
             self._wake.clear()
             next_look = math.inf
             for schedule in self._schedules:
-                blueprint = self._blueprints.get(schedule.blueprint)
-                if blueprint is None:
-                    if missed.get(schedule.name) != self._catalogue_version:
-                        missed[schedule.name] = self._catalogue_version
-                        log.error(
-                            "schedule names an unknown blueprint; it waits for an executor with it",
-                            schedule=schedule.name,
-                            blueprint=schedule.blueprint,
-                        )
-                    continue
-                slot = slots[schedule.name]
-                if next_due(schedule, slot.last_run, clock.now()) <= clock.now():
-                    try:
-                        slot = slots[schedule.name] = await self._fire(
-                            schedule, blueprint, slot, lease
-                        )
-                    except StoreFull:
-                        log.warning("no room for a scheduled job", schedule=schedule.name)
-                        next_look = min(next_look, clock.now() + FULL_STORE_SECONDS)
-                        continue
-                next_look = min(next_look, next_due(schedule, slot.last_run, clock.now()))
+                if schedule.is_enabled and self._can_run(schedule):
+                    next_look = min(next_look, await self._look_at(schedule, lease))
             await clock.wait_until(next_look, self._wake)
 
-    async def _fire(
-        self, schedule: Schedule, blueprint: CatalogueEntry, slot: Slot, lease: Lease
-    ) -> Slot:
-        """Make the job of the latest time that is due, then note that it was made."""
+    def _can_run(self, schedule: Schedule) -> bool:
+        problem = self._hindrance(schedule)
+        if problem is None:
+            self._hindered.pop(schedule.name, None)
+        elif self._hindered.get(schedule.name) != problem:
+            self._hindered[schedule.name] = problem
+            log.error(
+                "schedule cannot run with the blueprints there are; it waits for others",
+                schedule=schedule.name,
+                blueprint=schedule.blueprint,
+                reason=problem,
+            )
+        return problem is None
+
+    async def _look_at(self, schedule: Schedule, lease: Lease) -> float:
+        """Take the next step of what is due, one at most. Returns when to look again."""
+        standing, clock = self._standings[schedule.name], self._backend.clock
+        if standing.begun is not None:
+            return await self._make_job(schedule, lease, standing, standing.begun)
+        entry = self._entries.get(schedule.name)
+        if entry is None or entry.is_paused:
+            return math.inf
+        now = clock.now()
+        choice = choose(schedule, standing, now, entry.resumed_at)
+        if choice.time is None:
+            if choice.standing != standing:
+                await self._note(schedule, lease, choice.standing)
+            return next_moment(schedule, choice.standing, now)
+        if schedule.overlap in {Overlap.SKIP, Overlap.QUEUE} and await self._still_runs(schedule):
+            if schedule.overlap is Overlap.SKIP:
+                log.info("time skipped: the job before has not ended", schedule=schedule.name)
+                await self._note(schedule, lease, skip(choice.standing, choice.time))
+                return now
+            if standing.queued is None:
+                await self._note(schedule, lease, queue(choice.standing, choice.time))
+            return now + QUEUED_SECONDS
+        begun = begin(choice.standing, choice.time)
+        if not await self._backend.schedules.begin_slot(schedule.name, lease, begun):
+            return math.inf  # it was paused just now; we shall hear of it
+        self._standings[schedule.name] = begun
+        return await self._make_job(schedule, lease, begun, choice.time)
+
+    async def _note(self, schedule: Schedule, lease: Lease, standing: Standing) -> None:
+        await self._backend.schedules.end_slot(schedule.name, lease, standing)
+        self._standings[schedule.name] = standing
+
+    async def _make_job(
+        self, schedule: Schedule, lease: Lease, standing: Standing, time: float
+    ) -> float:
+        """Make the job of a time that was begun. To be repeated as it is after a crash."""
+        if schedule.overlap is Overlap.CANCEL_PREVIOUS:
+            await self._cancel_previous(schedule)
+        job_id = JobId(derived_id("schedule", schedule.name, f"{time:.3f}"))
+        blueprint = self._blueprints[schedule.blueprint]
         now = self._backend.clock.now()
-        run_at = slot_at(schedule, slot.last_run, now)
-        moment = "first" if slot.last_run is None else f"{run_at:.3f}"
-        job_id = JobId(derived_id("schedule", schedule.name, moment))
-        origin = Origin(
-            blueprint=blueprint.name,
+        job = scheduled_job(
+            schedule,
+            job_id,
             group=blueprint.group,
             start_state=blueprint.start_state,
-            initial_data=schedule.initial_data,
-            client=Client(
-                plan="system",
-                token="internal-scheduler",  # noqa: S106 - a name that clients see, no secret
-                params={"source": f"scheduler:{schedule.name}"},
-            ),
             created_at=now,
-            dispatch_timeout=schedule.dispatch_timeout,
-            result_timeout=schedule.result_timeout,
         )
-        created = await self._backend.jobs.create(new_job(job_id, origin))
-        fired = Slot(last_run=run_at, last_job_id=created.job_id)
-        await self._backend.schedules.end_slot(schedule.name, lease, fired)
-        log.info("schedule fired", schedule=schedule.name, job_id=job_id)
-        return fired
+        try:
+            await self._backend.jobs.create(job, once=True)
+        except StoreFull:
+            log.warning("no room for a scheduled job", schedule=schedule.name)
+            return now + FULL_STORE_SECONDS
+        await self._note(schedule, lease, end(standing, job_id))
+        log.info(
+            "schedule fired",
+            schedule=schedule.name,
+            job_id=job_id,
+            late_ms=round((now - time) * 1000),
+        )
+        return now
+
+    async def _previous_jobs(self, schedule: Schedule) -> list[JobId]:
+        """The job of the last time, and the last one somebody made out of its time."""
+        entry = await self._backend.schedules.get(schedule.name)
+        asked = None if entry is None else entry.asked_job_id
+        last = self._standings[schedule.name].last_job_id
+        return [job_id for job_id in (last, asked) if job_id is not None]
+
+    async def _still_runs(self, schedule: Schedule) -> bool:
+        for job_id in await self._previous_jobs(schedule):
+            stored = await self._backend.jobs.load(job_id)
+            if stored is not None and not stored.job.is_terminal:
+                return True
+        return False
+
+    async def _cancel_previous(self, schedule: Schedule) -> None:
+        reason = f"Cancelled by schedule '{schedule.name}': its next time has come."
+        event = CancelRequested(at=self._backend.clock.now(), reason=reason)
+        for job_id in await self._previous_jobs(schedule):
+            try:
+                await self._backend.jobs.request_cancel(job_id, event)
+            except (JobNotFound, JobIsTerminal):
+                continue
+            log.info("job before cancelled", schedule=schedule.name, job_id=job_id)
 
 
-def read_schedules(path: str) -> list[Schedule]:
+def read_schedules(path: str, timezone: str = "UTC") -> list[Schedule]:
     """The schedules of the file; none without a path. Raises InvalidSchedules."""
     if not path:
         return []
     try:
-        return parse_schedules(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_schedules(tables, timezone)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidSchedules(f"Invalid schedule configuration file: {path}: {error}") from error
     except ValueError as error:

@@ -11,6 +11,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     instance_id: str = "scheduler"
     schedules_path: str = ""
     """The TOML file with the schedules; empty: there are none."""
+    timezone: str = "UTC"
+    """Of schedules that name none."""
     must_know_blueprints: bool = False
     """Whether all blueprints are published before this service starts, as in one process."""
 
@@ -19,5 +21,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             instance_id=config.INSTANCE_ID,
             schedules_path=config.SCHEDULES_CONFIG_PATH,
+            timezone=config.TZ,
             must_know_blueprints=must_know_blueprints,
         )

@@ -5,6 +5,7 @@ atomic operation and may be sent twice. Times are Unix seconds; whether somethin
 alive is judged by the backend's own clock. A `partition` is a number from 0; one job's keys live in one.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
@@ -19,6 +20,7 @@ from avtomatika_core.errors import AvtomatikaError
 from avtomatika_core.events import (
     CancelRequested,
     InboxEvent,
+    SignalReceived,
     TaskEvent,
     WorkerEventArrived,
 )
@@ -33,6 +35,7 @@ from avtomatika_core.job import (
     TaskId,
     WorkerId,
 )
+from avtomatika_core.schedule import Schedule, Standing
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -85,6 +88,10 @@ class JobIsTerminal(AvtomatikaError):
 
 class ApprovalNotOpen(AvtomatikaError):
     """The job does not wait for this approval, or it was decided by somebody else first."""
+
+
+class TooManySignals(AvtomatikaError):
+    """So many signals of the job wait to be taken that it gets no more for now."""
 
 
 class IdempotencyKeyReused(AvtomatikaError):
@@ -178,10 +185,15 @@ class JobView(_Value, frozen=True, kw_only=True):
 
 
 class JobStore(Protocol):
-    async def create(self, job: Job, *, idempotency: IdempotencyKey | None = None) -> Created:
+    async def create(
+        self, job: Job, *, idempotency: IdempotencyKey | None = None, once: bool = False
+    ) -> Created:
         """Store a new job with its `JobCreated` event and `job_created` fact.
 
-        Raises IdempotencyKeyReused, StoreFull.
+        `once`: its id says what it is for, and is remembered for a week or the retention, whichever
+        is longer, so that there is no second one when the first is forgotten.
+        Where it has a `timeout_seconds`, a timer that marks it as a cancel does and appends
+        `JobTimedOut`. Raises IdempotencyKeyReused, StoreFull.
         """
         ...
 
@@ -202,9 +214,11 @@ class JobStore(Protocol):
         """Write the step and all its commands, all or nothing.
 
         While the job is running `delivery` stays pending as its claim (with `requeue` a new entry
-        becomes the claim and `delivery` is answered); else `delivery` is answered. `packed_data` is
-        `step.job.data` as bytes, from a caller that has them. `set_aside`: the reason why `delivery`
-        becomes a dead event, with the job as it was before. Raises StaleJob, LostClaim, and then nothing was written. After StoreUnavailable the same call may be repeated
+        becomes the claim and `delivery` is answered); else `delivery` is answered. So it is, and the
+        claim stays with its entry, where the event came beside what the job does (`is_beside`).
+        `packed_data` is `step.job.data` as bytes, from a caller that has them. `set_aside`: the reason
+        why `delivery` becomes a dead event, with the job as it was before. Raises StaleJob, LostClaim,
+        and then nothing was written. After StoreUnavailable the same call may be repeated
         with the same arguments: it is applied once.
         """
         ...
@@ -262,6 +276,22 @@ class JobStore(Protocol):
         """
         ...
 
+    async def send_signal(
+        self,
+        job_id: JobId,
+        signal: SignalReceived,
+        *,
+        idempotency: IdempotencyKey | None = None,
+    ) -> None:
+        """Append the signal, numbered behind the job's earlier ones.
+
+        A key that was used before for the same request: nothing more is sent; keys are known within
+        the partition of the job. Raises JobNotFound,
+        JobIsTerminal, IdempotencyKeyReused, and TooManySignals while `MOST_WAITING` of the job are
+        on their way or kept.
+        """
+        ...
+
     async def quarantined(self, owner: str | None = None) -> list[JobId]:
         """Newest first; of one client, or of all (None)."""
         ...
@@ -311,7 +341,9 @@ class Inbox(Protocol):
     async def consumers(self, group: str) -> list[Consumer]: ...
 
     async def take_over(self, group: str, dead: str, consumer: str, room: int) -> list[Delivery]:
-        """Make up to `room` pending entries of a consumer that is not alive mine; `tries` + 1 each.
+        """Make up to `room` pending entries of a consumer that is not alive mine.
+
+        `tries` + 1 of its job for each, but for branches' events and signals that carry no run.
 
         An empty list also when `dead` is alive after all.
         """
@@ -456,8 +488,12 @@ class TaskBoard(Protocol):
         offer_number: int,
         worker_id: WorkerId,
         incarnation: int,
+        *,
+        until: float = math.inf,
     ) -> LeasedTask | None:
         """Take the task off the board for this worker; None: it is not there any more.
+
+        `until`: of the promise; later it is None too, for the worker's place may be another's.
 
         Until `confirm` it has the delivery timeout (5 s), then it goes back to its place.
         """
@@ -518,6 +554,8 @@ class TaskBoard(Protocol):
         checkpoint: Mapping[str, Any] | None,
     ) -> ResultAnswer:
         """Judge it as a result; where it counts, readers see it (the last 100 are kept).
+
+        The heartbeat timeout of the task, if it has one, runs anew.
 
         `checkpoint` takes the place of the task's last one; None: that stays. After the task's
         result it is stale.
@@ -738,12 +776,18 @@ class Promise(_Value, frozen=True, kw_only=True):
     offer_number: int
 
 
+PROMISE_SECONDS: Final = 10.0
+"""How long a worker's place is kept for a task that was promised to it."""
+
+
 class Match(_Value, frozen=True, kw_only=True):
     """This poll may lease these tasks, and is used up."""
 
     poll_id: str
     worker_id: WorkerId
     incarnation: int
+    until: float
+    """So long the promises hold."""
     promises: Sequence[Promise]
 
 
@@ -828,8 +872,9 @@ class Timers(Protocol):
     async def fire(self, partition: int, lease: Lease, limit: int = 512) -> int:
         """Turn due timers into events of their jobs; how many. Raises LostLease.
 
-        A task's dispatch or result deadline closes the task and becomes `TaskTimedOut`; a delivery
-        that was never confirmed goes back to the board; a deferred entry goes back to its lane.
+        A task's dispatch, result or heartbeat deadline closes the task and becomes `TaskTimedOut`; a
+        delivery that was never confirmed goes back to the board; a deferred entry goes back to its
+        lane; a job's own deadline marks the job and becomes `JobTimedOut`.
         """
         ...
 
@@ -935,18 +980,68 @@ class Relay(Protocol):
         ...
 
 
-class Slot(_Value, frozen=True, kw_only=True):
-    """Where a schedule stands."""
+FORGOTTEN_AFTER_SECONDS: Final = 7 * 86_400.0
+"""How long it is known where a schedule stood that no file names any more."""
 
-    last_run: float | None
-    last_job_id: JobId | None
+
+class ScheduleEntry(_Value, frozen=True, kw_only=True):
+    """A schedule as its leader published it, where it stands, and what people want of it."""
+
+    schedule: Schedule
+    standing: Standing = Standing()
+    is_paused: bool = False
+    resumed_at: float | None = None
+    """When the last pause ended."""
+    asked_at: float | None = None
+    """When somebody last made a job of it out of its time."""
+    asked_job_id: JobId | None = None
+
+    @property
+    def last_run(self) -> tuple[float | None, JobId | None]:
+        """When it last ran, in its time or out of it, and the job of it."""
+        standing, asked_at = self.standing, self.asked_at
+        if asked_at is not None and (standing.last_run is None or standing.last_run < asked_at):
+            return asked_at, self.asked_job_id
+        return standing.last_run, standing.last_job_id
 
 
 class Schedules(Protocol):
-    async def slot(self, name: str) -> Slot: ...
+    """The schedules of the one who leads; anybody may read, pause and run them."""
 
-    async def end_slot(self, name: str, lease: Lease, slot: Slot) -> None:
-        """Note that `slot` was fired. Raises LostLease."""
+    async def publish(self, lease: Lease, schedules: Sequence[Schedule]) -> None:
+        """These and no others are there now. Raises LostLease."""
+        ...
+
+    async def entries(self) -> tuple[str, list[ScheduleEntry]]:
+        """All of them, by name, and the version of what people want of them."""
+        ...
+
+    async def get(self, name: str) -> ScheduleEntry | None: ...
+
+    async def changed(self, version: str) -> None:
+        """Returns when people want something else, or after the backend's block time."""
+        ...
+
+    async def begin_slot(self, name: str, lease: Lease, standing: Standing) -> bool:
+        """Note that the job of `standing.begun` is about to be made.
+
+        False: it is paused, nothing was noted. Raises LostLease.
+        """
+        ...
+
+    async def end_slot(self, name: str, lease: Lease, standing: Standing) -> None:
+        """Note where it stands: a time was made a job for, or is to wait, or is over without one.
+
+        Raises LostLease.
+        """
+        ...
+
+    async def set_paused(self, name: str, *, is_paused: bool, at: float) -> ScheduleEntry | None:
+        """How it is then; None: there is none of this name. Repeating it changes nothing."""
+        ...
+
+    async def note_asked(self, name: str, job_id: JobId, at: float) -> None:
+        """Somebody made this job of it out of its time; nothing for one that is not there."""
         ...
 
 

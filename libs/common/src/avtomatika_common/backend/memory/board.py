@@ -1,5 +1,6 @@
 """The board in memory: which tasks wait, and who holds the others."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 
 from avtomatika_common import codec, ids
 from avtomatika_common.backend.memory.tables import (
+    CLOSED,
     DEADLINE,
     LOST,
     RESULT,
@@ -65,6 +67,8 @@ class MemoryBoard(TaskBoard):
         offer_number: int,
         worker_id: WorkerId,
         incarnation: int,
+        *,
+        until: float = math.inf,
     ) -> LeasedTask | None:
         tables = self._tables
         task, record = tables.task(job_id, task_id), tables.job(job_id)
@@ -74,6 +78,7 @@ class MemoryBoard(TaskBoard):
             or task.offer_number != offer_number
             or record is None
             or record.cancelled
+            or tables.clock.now() >= until
         ):
             return None
         partition = tables.partitions[tables.partition_of(job_id)]
@@ -134,7 +139,8 @@ class MemoryBoard(TaskBoard):
     def _confirm(self, task: Task) -> None:
         task.missed_by = None
         if self._tables.clear_timer("delivery", task.job_id, task.task_id):
-            self._tables.set_timer("result", task.job_id, task.task_id, task.result_deadline)
+            due = task.late_at(task.leased_at)
+            self._tables.set_timer("result", task.job_id, task.task_id, due)
 
     async def undeliver(
         self,
@@ -160,8 +166,11 @@ class MemoryBoard(TaskBoard):
             return ResultAnswer.APPLIED
         task = self._judge(record, job_id, event.task_id, worker_id)
         if not isinstance(task, Task):
-            if task is not ResultAnswer.WORKER_MISMATCH:
-                # It is done with a task nobody waits for: it need not be told to stop it any more.
+            leased = self._leased(job_id, event.task_id, worker_id)
+            if leased is not None:
+                # The worker is done with it: it need not be told to stop it any more.
+                self._tables.close_task(leased, CLOSED, stop=False)
+            elif task is not ResultAnswer.WORKER_MISMATCH:
                 self._tables.send_out(job_id, "end_hold", worker_id, event.task_id, None)
             return task
         event = replace(event, leased_at=task.leased_at)
@@ -192,6 +201,9 @@ class MemoryBoard(TaskBoard):
             record.progress.append(packed)
         task.checkpoint = kept
         self._confirm(task)
+        if task.heartbeat_timeout_seconds is not None:
+            due = task.late_at(self._tables.clock.now())
+            self._tables.set_timer("result", job_id, task_id, due)
         return ResultAnswer.APPLIED
 
     async def report_event(

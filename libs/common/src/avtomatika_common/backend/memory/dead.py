@@ -48,6 +48,8 @@ class MemoryDeadEvents(DeadEvents):
         record.claim = dead.entry.entry_id if was.is_claim else None
         record.tries = 0
         record.expires_at = None
+        if was.deadline is not None:
+            tables.set_timer("job", job_id, "", was.deadline)
         tables.quarantined.pop(job_id, None)
 
     async def delete(self, dead_id: str) -> bool:

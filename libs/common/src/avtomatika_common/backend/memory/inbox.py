@@ -4,10 +4,10 @@ import msgspec
 
 from avtomatika_common import codec
 from avtomatika_common.backend.memory.liveness import MemoryLiveness
-from avtomatika_common.backend.memory.tables import Entry, Tables
+from avtomatika_common.backend.memory.tables import Entry, JobRecord, Tables
 from avtomatika_common.backend.ports import Consumer, Delivery, DropAnswer, Inbox, LostClaim
 from avtomatika_common.logs import get_logger
-from avtomatika_core.events import InboxEvent
+from avtomatika_core.events import InboxEvent, SignalReceived
 from avtomatika_core.job import JobStatus
 
 log = get_logger()
@@ -121,9 +121,17 @@ class MemoryInbox(Inbox):
             entry.consumer = consumer
             mine[entry.entry_id] = entry
             record = self._tables.job(entry.job_id)
-            if record is not None:
+            if record is not None and self._is_try(entry, record):
                 record.tries += 1
         return [self._delivery(entry, consumer) for entry in taken]
+
+    def _is_try(self, entry: Entry, record: JobRecord) -> bool:
+        """A branch's event is settled without a commit of the job, which would count anew. Of signals
+        a job may have many; one that runs nothing is none of its tries."""
+        if entry.is_branch:
+            return False
+        is_signal = isinstance(codec.unpack_event(entry.event), SignalReceived)
+        return not is_signal or record.claim == entry.entry_id
 
     async def remove_consumer(self, group: str, dead: str) -> bool:
         consumers = self._tables.group(group).consumers

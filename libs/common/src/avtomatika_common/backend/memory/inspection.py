@@ -33,13 +33,15 @@ from avtomatika_core.job import (
     ChildWait,
     HandlerRetryWait,
     JobId,
+    SignalWait,
+    SleepWait,
     TaskId,
     TaskRetryWait,
     TaskWait,
     WorkerId,
 )
 
-_JOB_TIMERS: Final = frozenset({"wait", "branch"})
+_JOB_TIMERS: Final = frozenset({"wait", "branch", "job"})
 _TASK_TIMERS: Final = frozenset({"dispatch", "delivery", "result"})
 
 
@@ -95,7 +97,12 @@ class MemoryInspection(Inspection):
         match wait:
             case TaskWait(task_id=task_id):
                 return Around(has_claim=has_claim, tasks=self._tasks(job_id, [task_id]))
-            case TaskRetryWait(token=token) | HandlerRetryWait(token=token):
+            case (
+                TaskRetryWait(token=token)
+                | HandlerRetryWait(token=token)
+                | SleepWait(token=token)
+                | SignalWait(token=token)
+            ):
                 has_timer = tables.has_timer("wait", job_id, token)
                 return Around(has_claim=has_claim, has_timer=has_timer)
             case ApprovalWait(token=token):
@@ -192,7 +199,8 @@ class MemoryInspection(Inspection):
             if kind is FlawKind.LEASE:
                 here.held.setdefault(task.worker_id, {})[task_id] = task
             elif kind is FlawKind.TASK_TIMER:
-                tables.set_timer("result", job_id, task_id, task.result_deadline)
+                due = task.late_at(tables.clock.now())
+                tables.set_timer("result", job_id, task_id, due)
         elif kind is FlawKind.BOARD:
             insort(here.board.setdefault(task.shape, []), task.place)
             hint = Hint(kind="task", value=task.type, task=waiting_task(task))

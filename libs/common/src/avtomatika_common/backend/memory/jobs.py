@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from avtomatika_common import codec
 from avtomatika_common.backend.memory.tables import (
@@ -31,6 +32,7 @@ from avtomatika_common.backend.ports import (
     StaleJob,
     Stored,
     StoreFull,
+    TooManySignals,
     UnreadableJob,
     too_many_new_jobs,
 )
@@ -38,6 +40,7 @@ from avtomatika_common.backend.salvage import salvaged_job
 from avtomatika_common.records import pack_fact, pack_notification
 from avtomatika_core.commands import (
     CancelChild,
+    ClearDeadline,
     ClearTimer,
     CloseBranches,
     CloseTask,
@@ -52,7 +55,13 @@ from avtomatika_core.commands import (
     StartBranches,
     Step,
 )
-from avtomatika_core.events import ApprovalDecided, BranchesDone, CancelRequested, Continue
+from avtomatika_core.events import (
+    ApprovalDecided,
+    BranchesDone,
+    CancelRequested,
+    Continue,
+    SignalReceived,
+)
 from avtomatika_core.job import (
     TERMINAL,
     ApprovalWait,
@@ -65,9 +74,11 @@ from avtomatika_core.job import (
     TaskId,
     TaskWait,
     WorkerId,
+    is_beside,
 )
+from avtomatika_core.signals import MOST_WAITING
 
-_IDEMPOTENCY_SECONDS: Final = 7 * 86_400.0
+_REMEMBERED_SECONDS: Final = 7 * 86_400.0
 _COMMITS_PER_TURN: Final = 64
 _HELD_AT_ONCE: Final = 512
 _unpack_progress: Final = msgspec.msgpack.Decoder(Progress).decode
@@ -80,7 +91,9 @@ class MemoryJobs(JobStore):
         self._tables = tables
         self._commits = 0
 
-    async def create(self, job: Job, *, idempotency: IdempotencyKey | None = None) -> Created:
+    async def create(
+        self, job: Job, *, idempotency: IdempotencyKey | None = None, once: bool = False
+    ) -> Created:
         tables = self._tables
         now = tables.clock.now()
         tables.forget_ended(now)
@@ -88,21 +101,31 @@ class MemoryJobs(JobStore):
             first = self._first_answer(idempotency, now)
             if first is not None:
                 return Created(job_id=first, is_repeat=True)
-        if tables.job(job.id) is not None:
+        if tables.job(job.id) is not None or self._was_made(job.id, now):
             return Created(job_id=job.id, is_repeat=True)
         waiting = tables.group(job.origin.group).lanes["new"]
         if len(waiting) >= tables.options.most_new_jobs:
             raise StoreFull(too_many_new_jobs(job.origin.group))
         record = tables.new_record(job)
         fact = self._created_fact(job, record)
-        tables.add_job(job.id, record, job.origin.created_at)
+        timeout = job.origin.timeout_seconds
+        deadline = None if timeout is None else job.origin.created_at + timeout
+        tables.add_job(job.id, record, job.origin.created_at, deadline=deadline)
         if fact is not None:
             tables.add_work(tables.facts, job.id, fact)
+        if once:
+            tables.made[job.id] = self._remembered_until(now)
         if idempotency is not None:
-            until = now + max(_IDEMPOTENCY_SECONDS, tables.options.retention_seconds)
-            key = (idempotency.client, idempotency.key)
-            tables.idempotency[key] = (job.id, idempotency.fingerprint, until)
+            self._remember(idempotency, job.id, now)
         return Created(job_id=job.id, is_repeat=False)
+
+    def _remember(self, idempotency: IdempotencyKey, job_id: JobId, now: float) -> None:
+        key = (idempotency.client, idempotency.key)
+        until = self._remembered_until(now)
+        self._tables.idempotency[key] = (job_id, idempotency.fingerprint, until)
+
+    def _remembered_until(self, now: float) -> float:
+        return now + max(_REMEMBERED_SECONDS, self._tables.options.retention_seconds)
 
     def _first_answer(self, idempotency: IdempotencyKey, now: float) -> JobId | None:
         answers = self._tables.idempotency
@@ -116,6 +139,12 @@ class MemoryJobs(JobStore):
         if fingerprint != idempotency.fingerprint:
             raise IdempotencyKeyReused
         return job_id
+
+    def _was_made(self, job_id: JobId, now: float) -> bool:
+        made = self._tables.made
+        while made and made[oldest := next(iter(made))] <= now:  # all are known equally long
+            del made[oldest]
+        return job_id in made
 
     def _created_fact(self, job: Job, record: JobRecord) -> bytes | None:
         if not self._tables.options.keep_facts:
@@ -137,6 +166,7 @@ class MemoryJobs(JobStore):
                 data=codec.unpack_data(record.data),
                 run=record.run,
                 cancelled=record.cancelled,
+                signals=codec.unpack_signals(record.signals),
             )
         except msgspec.MsgspecError as error:
             unreadable = error
@@ -214,25 +244,34 @@ class MemoryJobs(JobStore):
             packed_data = stored.packed_data
         elif packed_data is None:
             packed_data = codec.pack_data(job.data)
+        is_new = job.signals is not stored.job.signals
+        packed_signals = codec.pack(job.signals) if is_new else record.signals
         effects = self._effects(record, stored, step)
         packed_origin = codec.pack(job.origin) if stored.is_salvaged else record.origin
         before = (record.status, record.origin, record.head, record.data, record.wait)
+        deadline = tables.deadline(job.id)
         was_marked, was_claim = record.cancelled, record.claim == entry.entry_id
 
         # Everything is packed, so nothing below can fail.
         record.renew_fence(stored.next_nonce)
         record.origin = packed_origin
+        if is_new:
+            record.signals = packed_signals
+            record.signals_taken = job.signals.taken
+        record.tries = 0
+        if is_beside(stored.job, job):
+            tables.answer(entry)
+            return record
         record.head = packed_head
         record.data = packed_data
         record.run = job.run
         record.cancelled = job.cancelled
-        record.tries = 0
         record.wait = head.wait.token if isinstance(head.wait, ApprovalWait) else None
         if record.status is not head.status:
             tables.set_status(record, head.status)
         if set_aside is not None:
             record.claim = None
-            was = Quarantined(record.fence, was_claim, *before, was_marked)
+            was = Quarantined(record.fence, was_claim, *before, deadline, was_marked)
             tables.set_aside(entry, set_aside, was)
         elif head.status is not JobStatus.RUNNING:
             record.claim = None
@@ -280,6 +319,8 @@ class MemoryJobs(JobStore):
                 return partial(tables.set_timer, "wait", job.id, command.token, command.due)
             case ClearTimer():
                 return partial(tables.clear_timer, "wait", job.id, command.token)
+            case ClearDeadline():
+                return partial(tables.clear_timer, "job", job.id, "")
             case CloseTask():
                 return partial(self._close_task, job.id, command.task_id)
             case CloseBranches():
@@ -474,6 +515,29 @@ class MemoryJobs(JobStore):
         self._tables.clear_timer("wait", job_id, token)
         event = ApprovalDecided(at=at, token=token, decision=decision)
         self._tables.append(record.group, job_id, codec.pack(event))
+
+    async def send_signal(
+        self,
+        job_id: JobId,
+        signal: SignalReceived,
+        *,
+        idempotency: IdempotencyKey | None = None,
+    ) -> None:
+        now = self._tables.clock.now()
+        if idempotency is not None and self._first_answer(idempotency, now) is not None:
+            return
+        record = self._tables.job(job_id)
+        if record is None:
+            raise JobNotFound
+        if record.status in TERMINAL:
+            raise JobIsTerminal(record.status)
+        if record.signals_sent - record.signals_taken >= MOST_WAITING:
+            raise TooManySignals
+        event = codec.pack(replace(signal, number=record.signals_sent + 1))
+        record.signals_sent += 1
+        self._tables.append(record.group, job_id, event)
+        if idempotency is not None:
+            self._remember(idempotency, job_id, now)
 
     async def quarantined(self, owner: str | None = None) -> list[JobId]:
         found: list[JobId] = []

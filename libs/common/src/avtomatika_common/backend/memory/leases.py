@@ -1,8 +1,8 @@
-"""Leases in memory, and where schedules stand, which only a lease's holder may say."""
+"""Leases in memory."""
 
 from collections import Counter
 
-from avtomatika_common.backend.ports import Lease, Leases, LostLease, Schedules, Slot
+from avtomatika_common.backend.ports import Lease, Leases, LostLease
 from avtomatika_common.clock import Clock
 
 
@@ -43,19 +43,3 @@ class MemoryLeases(Leases):
     async def release(self, lease: Lease) -> None:
         if self._holds(lease):
             del self._held[lease.name]
-
-
-class MemorySchedules(Schedules):
-    def __init__(self, leases: MemoryLeases) -> None:
-        self._leases = leases
-        self._slots: dict[str, Slot] = {}
-
-    def clear(self) -> None:
-        self._slots.clear()
-
-    async def slot(self, name: str) -> Slot:
-        return self._slots.get(name, Slot(last_run=None, last_job_id=None))
-
-    async def end_slot(self, name: str, lease: Lease, slot: Slot) -> None:
-        self._leases.check(lease)
-        self._slots[name] = slot

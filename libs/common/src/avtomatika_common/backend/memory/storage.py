@@ -11,10 +11,11 @@ from avtomatika_common.backend.memory.inbox import MemoryInbox
 from avtomatika_common.backend.memory.inspection import MemoryInspection
 from avtomatika_common.backend.memory.jobs import MemoryJobs
 from avtomatika_common.backend.memory.key_values import MemoryKeyValues
-from avtomatika_common.backend.memory.leases import MemoryLeases, MemorySchedules
+from avtomatika_common.backend.memory.leases import MemoryLeases
 from avtomatika_common.backend.memory.liveness import MemoryLiveness
 from avtomatika_common.backend.memory.mail import MemoryMailbox
 from avtomatika_common.backend.memory.relay import MemoryRelay
+from avtomatika_common.backend.memory.schedules import MemorySchedules
 from avtomatika_common.backend.memory.sockets import Sockets
 from avtomatika_common.backend.memory.streams import MemoryWorkStream
 from avtomatika_common.backend.memory.tables import Tables
@@ -50,7 +51,7 @@ class MemoryStorage:
         self.timers = MemoryTimers(tables, self.leases)
         self.relay = MemoryRelay(tables, self.board, self.workers)
         self.inspection = MemoryInspection(tables, self.workers)
-        self.schedules = MemorySchedules(self.leases)
+        self.schedules = MemorySchedules(tables, self.leases)
         self.catalogue = MemoryCatalogue(tables)
         self.facts = MemoryWorkStream(tables, lambda here: here.facts, self.liveness)
         self.notifications = MemoryWorkStream(

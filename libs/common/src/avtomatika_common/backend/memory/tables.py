@@ -84,7 +84,7 @@ class Task:
     """One task that is open: on the board, or leased to a worker."""
 
     __slots__ = (
-        "checkpoint", "dispatch_deadline", "incarnation", "is_branch", "job_id", "leased_at",
+        "checkpoint", "dispatch_deadline", "heartbeat_timeout_seconds", "incarnation", "is_branch", "job_id", "leased_at",
         "max_cost", "missed_by", "offer_number", "payload", "place", "priority", "reason",
         "requirements",
         "result_timeout_seconds", "shape", "strategy", "task_id", "type", "worker_id",
@@ -100,6 +100,7 @@ class Task:
         self.priority = offer.priority
         self.dispatch_deadline = offer.dispatch_deadline
         self.result_timeout_seconds = offer.result_timeout_seconds
+        self.heartbeat_timeout_seconds = offer.heartbeat_timeout_seconds
         self.is_branch = offer.is_branch
         self.shape = shape_of(
             offer.type, offer.resource_requirements, offer.max_cost, offer.strategy
@@ -128,6 +129,12 @@ class Task:
     @property
     def result_deadline(self) -> float:
         return self.leased_at + self.result_timeout_seconds
+
+    def late_at(self, heard_at: float) -> float:
+        """When the holder is late, if nothing is heard of it after `heard_at`."""
+        if self.heartbeat_timeout_seconds is None:
+            return self.result_deadline
+        return min(self.result_deadline, heard_at + self.heartbeat_timeout_seconds)
 
     @property
     def last_checkpoint(self) -> dict[str, Any] | None:
@@ -180,8 +187,8 @@ class Partition:
 class JobRecord:
     __slots__ = (
         "branches", "cancelled", "claim", "closed", "data", "events", "expires_at", "fence", "group", "head",
-        "nonce", "open", "origin", "owner", "progress", "results", "run", "status", "tasks", "tries",
-        "version", "wait",
+        "nonce", "open", "origin", "owner", "progress", "results", "run", "signals", "signals_sent",
+        "signals_taken", "status", "tasks", "tries", "version", "wait",
     )  # fmt: skip
 
     def __init__(self, job: Job, data: bytes, nonce: str) -> None:
@@ -200,6 +207,9 @@ class JobRecord:
         self.tries = 0
         self.wait: str | None = None
         """Token of an open approval."""
+        self.signals: bytes | None = None
+        self.signals_sent = 0
+        self.signals_taken = 0
         self.expires_at: float | None = None
         self.tasks: set[TaskId] = set()
         """Those that are open."""
@@ -229,6 +239,7 @@ class Quarantined(NamedTuple):
     head: bytes
     data: bytes
     wait: str | None
+    deadline: float | None
     cancelled: bool
 
 
@@ -282,6 +293,8 @@ class Tables:
         self.ends: deque[tuple[float, JobId]] = deque()
         """When ended jobs are forgotten; retention is one for all, so this is in order."""
         self.idempotency: dict[tuple[str, str], tuple[JobId, str, float]] = {}
+        self.made: dict[JobId, float] = {}
+        """Ids that make one job only, and until when that is known; oldest first."""
         self.counts: Counter[tuple[JobStatus, str | None]] = Counter()
         self.quarantined: dict[JobId, None] = {}
         """Oldest first."""
@@ -313,12 +326,21 @@ class Tables:
         """`job` as it is kept; not stored yet. Raises NotJson."""
         return JobRecord(job, codec.pack_data(job.data), str(self.number()))
 
-    def add_job(self, job_id: JobId, record: JobRecord, created_at: float) -> None:
+    def add_job(
+        self,
+        job_id: JobId,
+        record: JobRecord,
+        created_at: float,
+        *,
+        deadline: float | None = None,
+    ) -> None:
         """Store a new job with its first event."""
         self.jobs[job_id] = record
         self.count(record, 1)
         event = codec.pack(JobCreated(at=created_at))
         record.claim = self.append(record.group, job_id, event, lane="new")
+        if deadline is not None:
+            self.set_timer("job", job_id, "", deadline)
 
     def end_job(self, job_id: JobId, record: JobRecord) -> None:
         now = self.clock.now()
@@ -349,7 +371,12 @@ class Tables:
 
     def mark_cancelled(self, job_id: JobId, record: JobRecord, event: bytes) -> None:
         """From now on the running handler's outcome is refused; `event` is the new claim."""
-        if record.cancelled or record.status in TERMINAL:
+        if not record.cancelled:
+            self.mark(job_id, record, event)
+
+    def mark(self, job_id: JobId, record: JobRecord, event: bytes) -> None:
+        """As `mark_cancelled`, whether it is marked or not."""
+        if record.status in TERMINAL:
             return
         record.cancelled = True
         record.run += 1
@@ -436,6 +463,10 @@ class Tables:
 
     def has_timer(self, kind: Kind, job_id: JobId, token: str) -> bool:
         return (kind, job_id, token) in self.partitions[self.partition_of(job_id)].timetable
+
+    def deadline(self, job_id: JobId) -> float | None:
+        """When the job's own time is over."""
+        return self.partitions[self.partition_of(job_id)].timetable.due(("job", job_id, ""))
 
     def hint_log(self, source: str) -> HintLog:
         log = self.hint_logs.get(source)

@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from avtomatika_common import ids
+from avtomatika_common import codec, ids
 from avtomatika_common.backend.memory.leases import MemoryLeases
 from avtomatika_common.backend.memory.tables import DEADLINE, Tables, jitter
 from avtomatika_common.backend.memory.timetable import Timer
 from avtomatika_common.backend.ports import Lease, Timers
-from avtomatika_core.events import TaskTimedOut, TimerFired
+from avtomatika_core.events import JobTimedOut, TaskTimedOut, TimerFired
 from avtomatika_core.job import JobId, TaskId
 
 
@@ -49,6 +49,11 @@ class MemoryTimers(Timers):
                 task = self._tables.task(job_id, TaskId(token))
                 assert task is not None, "a closed task has no timer"
                 self._tables.take_back(task)
+            case "job":
+                record = self._tables.job(job_id)
+                if record is not None:
+                    event = codec.pack(JobTimedOut(at=now))
+                    self._tables.mark(job_id, record, event)
 
     def _append(self, job_id: JobId, token: str, now: float, *, is_branch: bool) -> None:
         event = TimerFired(at=now, token=token, fresh_id=TaskId(ids.new_id()))

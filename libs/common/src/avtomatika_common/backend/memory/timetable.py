@@ -6,9 +6,9 @@ from typing import Literal
 
 from avtomatika_core.job import JobId
 
-Kind = Literal["wait", "branch", "entry", "dispatch", "delivery", "result"]
+Kind = Literal["wait", "branch", "entry", "dispatch", "delivery", "result", "job"]
 Timer = tuple[Kind, JobId, str]
-"""What it is for, whose it is, and its token: a wait's, a task's id, an entry's id."""
+"""What it is for, whose it is, and its token: a wait's, a task's id, an entry's id; a job has none."""
 
 _MOST_STALE = 1024
 
@@ -23,6 +23,9 @@ class Timetable:
 
     def __contains__(self, timer: Timer) -> bool:
         return timer in self._due
+
+    def due(self, timer: Timer) -> float | None:
+        return self._due.get(timer)
 
     def __iter__(self) -> Iterator[Timer]:
         return iter(self._due)

@@ -11,6 +11,7 @@ from avtomatika_common.backend.memory.mail import MemoryMailbox
 from avtomatika_common.backend.memory.sockets import Sockets
 from avtomatika_common.backend.memory.tables import HoldChange, Tables
 from avtomatika_common.backend.ports import (
+    PROMISE_SECONDS,
     Beat,
     Hint,
     Match,
@@ -26,7 +27,6 @@ from avtomatika_common.backend.ports import (
 )
 from avtomatika_core.job import JobId, TaskId, WorkerId
 
-_PROMISE_SECONDS: Final = 10.0
 _STOPS_KEPT: Final = 1000
 _NOT_THE_WORKERS: Final = frozenset({"worker_id", "reputation"})
 """Keys a heartbeat does not change."""
@@ -307,6 +307,7 @@ class MemoryWorkers(WorkerDirectory):
                 poll_id=poll_id,
                 worker_id=worker_id,
                 incarnation=live.incarnation,
+                until=now + PROMISE_SECONDS,
                 promises=credit.promises,
             )
             credit.mail.append((gateway, match))
@@ -314,7 +315,7 @@ class MemoryWorkers(WorkerDirectory):
         credit.promises.append(
             Promise(task_id=task.task_id, job_id=task.job_id, offer_number=task.offer_number)
         )
-        live.holds[task.task_id] = _Hold(task.offer_number, now + _PROMISE_SECONDS)
+        live.holds[task.task_id] = _Hold(task.offer_number, now + PROMISE_SECONDS)
         live.turns[task.type] = credit.turns[task.type] = now
         return MatchAnswer.MATCHED
 

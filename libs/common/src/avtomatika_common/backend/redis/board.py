@@ -1,5 +1,6 @@
 """The board in Redis: which tasks wait, and who holds the others."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, cast
@@ -103,13 +104,15 @@ class RedisBoard(TaskBoard):
         offer_number: int,
         worker_id: WorkerId,
         incarnation: int,
+        *,
+        until: float = math.inf,
     ) -> LeasedTask | None:
-        p = self._p(job_id)
+        p, until_ms = self._p(job_id), "" if math.isinf(until) else round(until * 1000)
         leased = cast(
             "tuple[bytes, int, bytes, bytes] | None",
             await self._leases.call(
                 p, keys.task(p, task_id),
-                task_id, job_id, offer_number, worker_id, incarnation, ids.new_nonce(),
+                task_id, job_id, offer_number, worker_id, incarnation, until_ms, ids.new_nonce(),
             ),
         )  # fmt: skip
         if leased is None:

@@ -22,6 +22,7 @@ from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.logs import get_logger
 from avtomatika_core.events import (
     InboxEvent,
+    SignalReceived,
     TaskCancelled,
     TaskFailed,
     TaskSucceeded,
@@ -47,15 +48,21 @@ _PENDING_AT_ONCE: Final = 10_000
 
 
 def completed(
-    event: InboxEvent, leased_at: float | None, checkpoint: dict[str, Any] | None
+    event: InboxEvent,
+    leased_at: float | None,
+    checkpoint: dict[str, Any] | None,
+    number: int | None,
 ) -> InboxEvent:
     """An event made inside Redis lacks what only a process can give: a fresh id, chance.
 
-    One made by a process lacks what only the board knows: the lease, the checkpoint.
+    One made by a process lacks what only Redis knows: the lease and the checkpoint of a task, the
+    number of a signal.
     """
     if checkpoint is not None and isinstance(event, TaskFailed | TaskTimedOut):
         event = msgspec.structs.replace(event, checkpoint=checkpoint)
     match event:
+        case SignalReceived():
+            return msgspec.structs.replace(event, number=number or 0)
         case TimerFired(fresh_id=""):
             return msgspec.structs.replace(event, fresh_id=TaskId(ids.new_id()))
         case TaskSucceeded() | TaskFailed() | TaskCancelled() | TaskTimedOut():
@@ -169,13 +176,14 @@ class RedisInbox(Inbox):
                 await self._commands.command("XACK", stream, "g", entry_id)
                 continue
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
-            leased_at, checkpoint = fields.get(b"l"), fields.get(b"c")
+            leased_at, checkpoint, place = fields.get(b"l"), fields.get(b"c"), fields.get(b"n")
             event: InboxEvent | None = None
             try:
                 event = completed(
                     codec.unpack_event(fields[b"e"]),
                     int(leased_at) / 1000 if leased_at else None,
                     codec.unpack(checkpoint) if checkpoint else None,
+                    int(place) if place else None,
                 )
             except (KeyError, ValueError, msgspec.MsgspecError) as error:
                 log.warning("inbox entry unreadable", entry=entry_id.decode(), error=str(error))
@@ -189,7 +197,7 @@ class RedisInbox(Inbox):
                     consumer=consumer,
                     partition=number,
                     is_branch=b"b" in fields,
-                    tries=int(fields.get(b"n", 0)),
+                    tries=int(fields.get(b"x", 0)),
                 )
             )
         return found

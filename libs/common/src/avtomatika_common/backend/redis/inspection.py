@@ -27,6 +27,8 @@ from avtomatika_core.job import (
     ChildWait,
     HandlerRetryWait,
     JobId,
+    SignalWait,
+    SleepWait,
     TaskId,
     TaskRetryWait,
     TaskWait,
@@ -202,7 +204,12 @@ def _asked(job: LiveJob) -> tuple[Kind, str]:
     match head.wait:
         case TaskWait(task_id=task_id):
             return "t", task_id
-        case TaskRetryWait(token=token) | HandlerRetryWait(token=token):
+        case (
+            TaskRetryWait(token=token)
+            | HandlerRetryWait(token=token)
+            | SleepWait(token=token)
+            | SignalWait(token=token)
+        ):
             return "w", token
         case ApprovalWait(token=token):
             return "a", token

@@ -23,6 +23,7 @@ from avtomatika_common.backend.ports import (
     Stored,
     StoreFull,
     StoreOptions,
+    TooManySignals,
     UnreadableJob,
     too_many_new_jobs,
 )
@@ -35,6 +36,7 @@ from avtomatika_common.clock import Clock
 from avtomatika_common.records import pack_fact, pack_notification
 from avtomatika_core.commands import (
     CancelChild,
+    ClearDeadline,
     ClearTimer,
     CloseBranches,
     CloseTask,
@@ -49,7 +51,13 @@ from avtomatika_core.commands import (
     StartBranches,
     Step,
 )
-from avtomatika_core.events import ApprovalDecided, BranchesDone, CancelRequested, JobCreated
+from avtomatika_core.events import (
+    ApprovalDecided,
+    BranchesDone,
+    CancelRequested,
+    JobCreated,
+    SignalReceived,
+)
 from avtomatika_core.job import (
     ApprovalWait,
     Branch,
@@ -61,18 +69,23 @@ from avtomatika_core.job import (
     TaskId,
     TaskWait,
     WorkerId,
+    is_beside,
 )
+from avtomatika_core.signals import MOST_WAITING
 
 _CREATE: Final = script("create_job")
 _COMMIT: Final = script("commit")
 _CANCEL: Final = script("request_cancel")
 _DECIDE: Final = script("decide_approval")
 _SETTLE: Final = script("settle_branch")
+_SIGNAL: Final = script("send_signal")
 
 _STAGE: Final = script("stage_branches")
 _BRANCHES_AT_ONCE: Final = 256
 _STAGED_SECONDS: Final = 3600
-_IDEMPOTENCY_SECONDS: Final = 7 * 86_400
+_REMEMBERED_SECONDS: Final = 7 * 86_400
+_CALLS_KNOWN: Final = 2 * MOST_WAITING
+"""Of those that sent a job a signal: a repeat of one of them sends nothing more."""
 _MODE_OF: Final = {True: "keep", False: "answer"}
 _unpack_progress: Final = msgspec.msgpack.Decoder(Progress).decode
 
@@ -100,15 +113,14 @@ class RedisJobs(JobStore):
     def _p(self, job_id: str) -> str:
         return self._prefixes[ids.partition_of(job_id, len(self._prefixes))]
 
-    async def create(self, job: Job, *, idempotency: IdempotencyKey | None = None) -> Created:
+    async def create(
+        self, job: Job, *, idempotency: IdempotencyKey | None = None, once: bool = False
+    ) -> Created:
         p = self._p(job.id)
         fence = new_fence(0, ids.new_nonce())
         fact = self._created_fact(job, fence)
-        key, fingerprint = "", ""
-        if idempotency is not None:
-            key = keys.idempotency(p, idempotency.client, idempotency.key)
-            fingerprint = idempotency.fingerprint
-        lifetime = max(_IDEMPOTENCY_SECONDS, int(self._options.retention_seconds))
+        timeout = job.origin.timeout_seconds
+        deadline = None if timeout is None else job.origin.created_at + timeout
         answer, job_id = cast(
             "list[bytes]",
             await self._commands.script(
@@ -118,7 +130,8 @@ class RedisJobs(JobStore):
                     p, job.id, fence, codec.pack(job.origin), codec.pack(job.head),
                     job.origin.group, job.origin.client.name or "",
                     codec.pack(JobCreated(at=job.origin.created_at)),
-                    fact, key, fingerprint, lifetime, codec.pack_data(job.data),
+                    fact, *self._idempotency(p, idempotency), codec.pack_data(job.data),
+                    "1" if once else "", milliseconds(deadline),
                     self._options.most_new_jobs,
                 ],
                 outward=True,
@@ -129,6 +142,13 @@ class RedisJobs(JobStore):
         if answer == b"FULL":
             raise StoreFull(too_many_new_jobs(job.origin.group))
         return Created(job_id=JobId(job_id.decode()), is_repeat=answer == b"AGAIN")
+
+    def _idempotency(self, p: str, given: IdempotencyKey | None) -> tuple[Argument, ...]:
+        """Key, fingerprint, lifetime (s), as the scripts take them."""
+        lifetime = max(_REMEMBERED_SECONDS, int(self._options.retention_seconds))
+        if given is None:
+            return "", "", lifetime
+        return keys.idempotency(p, given.client, given.key), given.fingerprint, lifetime
 
     def _created_fact(self, job: Job, fence: str) -> bytes:
         if not self._options.keep_facts:
@@ -142,10 +162,10 @@ class RedisJobs(JobStore):
             await self._commands.command(
                 "HMGET", keys.job(self._p(job_id), job_id),
                 "fence", "input", "head", "data", "run", "cancel", "claim", "tries",
-                "status", "group", "owner",
+                "status", "group", "owner", "signals",
             ),
         )  # fmt: skip
-        fence, origin, head, data, run, cancel, claim, tries, status, group, owner = packed
+        fence, origin, head, data, run, cancel, claim, tries, status, group, owner, signals = packed
         if fence is None or origin is None or head is None or data is None:
             return None
         unreadable: msgspec.MsgspecError | None = None
@@ -157,6 +177,7 @@ class RedisJobs(JobStore):
                 data=codec.unpack_data(data),
                 run=int(run or 0),
                 cancelled=cancel == b"1",
+                signals=codec.unpack_signals(signals),
             )
         except msgspec.MsgspecError as error:
             unreadable = error
@@ -202,6 +223,8 @@ class RedisJobs(JobStore):
         if set_aside is not None:
             assert not runs_on, "the claim of a running job is not set aside"
             mode = "dead"
+        if is_beside(stored.job, job):
+            mode = "beside"
         for command in step.commands:  # a step before it leaves the job running: it has none
             if isinstance(command, StartBranches) and len(command.branches) > _BRANCHES_AT_ONCE:
                 await self._stage(job, command, stored.next_nonce)
@@ -222,6 +245,8 @@ class RedisJobs(JobStore):
             if one.commands:
                 self._add_effects(arguments, one.job, one.commands, fence, index)
                 index += len(one.commands)
+        if job.signals is not stored.job.signals:
+            arguments += ("signals", codec.pack(job.signals), job.signals.taken)
         if job.is_terminal:
             self._add_end(arguments, job)
         answer = cast(
@@ -234,6 +259,8 @@ class RedisJobs(JobStore):
         claim = delivery.entry_id if mode == "keep" else None
         if mode == "requeue":
             claim = answer.decode()
+        elif mode == "beside":
+            claim = stored.claim
         return Stored(
             job=job,
             fence=fence,
@@ -279,6 +306,8 @@ class RedisJobs(JobStore):
                     arguments += ("timer", command.token, int(command.due * 1000))
                 case ClearTimer():
                     arguments += ("untimer", command.token)
+                case ClearDeadline():
+                    arguments.append("undeadline")
                 case CloseTask():
                     arguments += ("close", command.task_id)
                 case CloseBranches():
@@ -448,6 +477,37 @@ class RedisJobs(JobStore):
         if answer == b"CLOSED":
             raise ApprovalNotOpen
 
+    async def send_signal(
+        self,
+        job_id: JobId,
+        signal: SignalReceived,
+        *,
+        idempotency: IdempotencyKey | None = None,
+    ) -> None:
+        p = self._p(job_id)
+        answer = cast(
+            "bytes",
+            await self._commands.script(
+                _SIGNAL,
+                [keys.job(p, job_id)],
+                [
+                    p, job_id, codec.pack(signal), ids.new_nonce(), MOST_WAITING, _CALLS_KNOWN,
+                    *self._idempotency(p, idempotency),
+                ],
+            ),
+        )  # fmt: skip
+        match answer:
+            case b"OK":
+                return
+            case b"NONE":
+                raise JobNotFound
+            case b"REUSED":
+                raise IdempotencyKeyReused
+            case b"FULL":
+                raise TooManySignals
+            case _:
+                raise JobIsTerminal(answer.decode())
+
     async def quarantined(self, owner: str | None = None) -> list[JobId]:
         found: list[tuple[float, JobId]] = []
         for number in range(self._options.partitions):
@@ -518,6 +578,7 @@ def _offer(offer: OfferTask, job_id: JobId) -> tuple[Argument, ...]:
     return (
         shape, codec.pack(meta), offer.type, offer.priority, codec.pack(payload),
         milliseconds(offer.dispatch_deadline), int(offer.result_timeout_seconds * 1000),
+        milliseconds(offer.heartbeat_timeout_seconds),
         "1" if offer.is_branch else "",
         b"" if offer.checkpoint is None else codec.pack(offer.checkpoint),
     )  # fmt: skip

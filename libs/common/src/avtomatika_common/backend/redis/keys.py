@@ -11,6 +11,8 @@ META: Final = f"{PREFIX}meta"
 CATALOGUE: Final = f"{PREFIX}{{cat}}:entries"
 CATALOGUE_LOG: Final = f"{PREFIX}{{cat}}:log"
 SCHEDULES: Final = f"{PREFIX}{{sched}}:"
+SCHEDULE_NAMES: Final = f"{SCHEDULES}names"
+SCHEDULE_LOG: Final = f"{SCHEDULES}log"
 
 
 def partition(number: int) -> str:
@@ -37,6 +39,10 @@ def alive(prefix: str, instance: str) -> str:
 
 def data_store(namespace: str) -> str:
     return f"{PREFIX}{{ds:{namespace}}}"
+
+
+def schedule(name: str) -> str:
+    return f"{SCHEDULES}s:{name}"
 
 
 def lease(name: str) -> str:

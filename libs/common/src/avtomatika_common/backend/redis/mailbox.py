@@ -44,6 +44,7 @@ def _mail(fields: dict[bytes, bytes]) -> Mail:
                 poll_id=fields[b"p"].decode(),
                 worker_id=worker_id,
                 incarnation=int(fields[b"i"]),
+                until=int(fields[b"u"]) / 1000,
                 promises=[
                     Promise(task_id=task_id, job_id=job_id, offer_number=offer)
                     for task_id, job_id, offer in _unpack_promises(fields[b"t"])

@@ -18,7 +18,7 @@ _WORKERS_AT_ONCE: Final = 64
 
 
 class RedisRelay(Relay):
-    """One at a time per partition: entries are applied in order, then deleted."""
+    """Entries are applied in order, each once, then deleted; also where two relays meet."""
 
     def __init__(
         self,
@@ -45,7 +45,11 @@ class RedisRelay(Relay):
         if not entries:
             return 0
         await self._workers.change_holds(
-            [(f[b"k"], f[b"w"], f[b"t"], f.get(b"o", b""), f.get(b"j", b"")) for _, f in entries]
+            [
+                (f[b"k"], f[b"w"], f[b"t"], f.get(b"o", b""), f.get(b"j", b""), entry_id)
+                for entry_id, f in entries
+            ],
+            partition,
         )
         await self._commands.command("XDEL", out, *(entry_id for entry_id, _ in entries))
         return len(entries)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -83,7 +84,7 @@ class RedisStorage:
         self.timers = RedisTimers(commands)
         self.relay = RedisRelay(pool, commands, self.board, self.workers, options)
         self.inspection = RedisInspection(commands, self.workers, partitions)
-        self.schedules = RedisSchedules(commands)
+        self.schedules = RedisSchedules(pool, commands, options.block_seconds)
         self.liveness = RedisLiveness(self._client, commands, partitions)
         self.catalogue = RedisCatalogue(pool, commands, options.block_seconds)
         self.facts = RedisWorkStream("facts", pool, commands, options)
@@ -177,15 +178,16 @@ class RedisStorage:
             await asyncio.gather(self._clock_task, return_exceptions=True)
             self._clock_task = None
         for port in (
-            self.inbox, self.mailbox, self.hints, self.relay, self.catalogue, self.facts,
-            self.notifications,
+            self.inbox, self.mailbox, self.hints, self.relay, self.schedules, self.catalogue,
+            self.facts, self.notifications,
         ):  # fmt: skip
             await port.close()
         await self._commands.close()
         await self._pool.disconnect()
 
     async def flush_all(self) -> None:
-        """Delete every key of ours, and no other."""
+        """Delete every key of ours, and no other; those of one slot at once, as scripts read them."""
+        by_slot: defaultdict[bytes, set[bytes]] = defaultdict(set)
         cursor = "0"
         while True:
             reply = cast(
@@ -196,9 +198,11 @@ class RedisStorage:
             )
             cursor = cast("bytes", reply[0]).decode()
             for key in cast("list[bytes]", reply[1]):
-                await self._commands.command("UNLINK", key)
+                by_slot[key.partition(b"}")[0]].add(key)
             if cursor == "0":
                 break
+        for found in by_slot.values():
+            await self._commands.command("UNLINK", *found)
         await self._commands.command("HSET", keys.META, "partitions", self._options.partitions)
 
     async def get_job_state(self, job_id: str) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from typing import Any, Final, cast
 
 from avtomatika_common import codec, ids
 from avtomatika_common.backend.ports import (
+    PROMISE_SECONDS,
     Beat,
     MatchAnswer,
     Matched,
@@ -38,7 +39,7 @@ _RELEASE_SOCKET: Final = script("release_socket")
 
 _W: Final = keys.WORKERS
 _EXP: Final = f"{_W}exp"
-_PROMISE_MS: Final = 10_000
+_PROMISE_MS: Final = round(PROMISE_SECONDS * 1000)
 _SOCKET_MS: Final = 60_000
 _AT_ONCE: Final = 512
 _NOT_THE_WORKERS: Final = frozenset({"worker_id", "reputation"})
@@ -178,12 +179,17 @@ class RedisWorkers(WorkerDirectory):
     ) -> None:
         offer = "" if offer_number is None else offer_number
         kind = "stop" if stop else "unmatched" if can_be_matched else "end_hold"
-        await self.change_holds([(kind, worker_id, task_id, offer, "")])
+        await self.change_holds([(kind, worker_id, task_id, offer, "", "")])
 
-    async def change_holds(self, changes: Sequence[tuple[Argument, ...]]) -> None:
-        """Apply (kind, worker, task, offer number, job) in order; at most 512, see the script."""
+    async def change_holds(
+        self, changes: Sequence[tuple[Argument, ...]], partition: Argument = ""
+    ) -> None:
+        """Apply (kind, worker, task, offer number, job, entry of the partition) in order; at most 512.
+
+        See the script.
+        """
         arguments = [argument for change in changes for argument in change]
-        await self._commands.script(_CHANGE_HOLDS, [_EXP], [_W, *arguments])
+        await self._commands.script(_CHANGE_HOLDS, [_EXP], [_W, partition, *arguments])
 
     async def stop_task(self, worker_id: WorkerId, task_id: TaskId, job_id: JobId) -> bool:
         return bool(

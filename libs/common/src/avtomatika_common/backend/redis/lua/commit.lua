@@ -5,6 +5,7 @@
   KEYS  job
   ARGV  p, job id, fence as read, new fence, inbox stream, consumer, entry,
         'keep' (the job runs on under this entry) | 'requeue' (under a new one) | 'answer' |
+        'beside' (answer the entry; the job goes on as it does, by whatever entry carries it),
         'dead' (the entry becomes a dead event),
         status, run, token of an open approval or `t:<task>` or '', head, data or '' (unchanged),
         only for 'requeue' its event, only for 'dead' the reason,
@@ -35,6 +36,14 @@ if mode == 'keep' and not ARGV[14] and stored[2] == status then
   if ARGV[13] ~= '' then
     redis.call('HSET', job, 'data', ARGV[13])
   end
+  return 'OK'
+end
+
+-- What came beside writes nothing but signals.
+if mode == 'beside' then
+  redis.call('HSET', job, 'fence', new_fence, 'signals', ARGV[15], 'sig_taken', ARGV[16], 'tries', '0')
+  redis.call('XACK', stream, 'g', entry)
+  redis.call('XDEL', stream, entry)
   return 'OK'
 end
 
@@ -72,7 +81,8 @@ local claim = entry
 if mode == 'dead' then
   local was = redis.call('HMGET', job, 'head', 'wait', 'cancel', 'input', 'data')
   local before = {'fence', new_fence, 'claimed', stored[5] == entry and '1' or '0',
-    'status', stored[2], 'head', was[1], 'wait', was[2], 'cancel', was[3]}
+    'status', stored[2], 'head', was[1], 'wait', was[2], 'cancel', was[3],
+    'deadline', redis.call('ZSCORE', p .. 'tm', 'j/' .. job_id .. '/') or ''}
   if ARGV[15] == 'input' then  -- all of the document is replaced
     for _, word in ipairs({'input', was[4], 'data', was[5]}) do
       before[#before + 1] = word
@@ -104,20 +114,21 @@ end
 
 -- Most steps have one of these two effects; the others are made when they are needed.
 
--- task id, shape, meta, type, priority, payload, dispatch due (ms) or '', result timeout (ms), branch,
--- checkpoint or ''
+-- task id, shape, meta, type, priority, payload, dispatch due (ms) or '', result timeout (ms),
+-- heartbeat timeout (ms) or '', branch, checkpoint or ''
 local function offer(i)
   offer_task(p, job_id, ARGV[i], {shape = ARGV[i + 1], meta = ARGV[i + 2], type = ARGV[i + 3],
     priority = ARGV[i + 4], payload = ARGV[i + 5], dispatch_due = ARGV[i + 6],
-    result_ms = ARGV[i + 7], branch = ARGV[i + 8], checkpoint = ARGV[i + 9]})
-  return i + 10
+    result_ms = ARGV[i + 7], beat_ms = ARGV[i + 8], branch = ARGV[i + 9],
+    checkpoint = ARGV[i + 10]})
+  return i + 11
 end
 
 -- retention (s), 0: for ever
 local function finish(i)
   redis.call('SREM', p .. 'live', job_id)
   if ARGV[i] ~= '0' then
-    for _, suffix in ipairs({'', ':br', ':st', ':res', ':prog', ':ev', ':done'}) do
+    for _, suffix in ipairs({'', ':br', ':st', ':res', ':prog', ':ev', ':done', ':sig'}) do
       redis.call('EXPIRE', job .. suffix, ARGV[i])
     end
   end
@@ -155,6 +166,16 @@ local function other_effects() return {
   untimer = function(i)
     clear_timer(p, 'w', job_id, ARGV[i])
     return i + 1
+  end,
+  -- the job's own deadline
+  undeadline = function(i)
+    clear_timer(p, 'j', job_id, '')
+    return i
+  end,
+  -- signals, how many were taken
+  signals = function(i)
+    redis.call('HSET', job, 'signals', ARGV[i], 'sig_taken', ARGV[i + 1])
+    return i + 2
   end,
   -- task id
   close = function(i)

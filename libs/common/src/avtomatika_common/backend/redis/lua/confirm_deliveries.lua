@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 --@include tasks
 --[[
-  Workers have their tasks: the one timer of each is now its result deadline, counted from the hand-out.
+  Workers have their tasks: the one timer of each is now its result deadline, counted from the hand-out,
+  or that of its heartbeat.
 
   KEYS  tasks
   ARGV  p, then for each task three: id, worker, offer number or '' (whichever)

@@ -5,7 +5,9 @@
 
   KEYS  job
   ARGV  p, job id, fence, origin, head, group, owner, event, fact or '',
-        idempotency key or '', its fingerprint, its lifetime (s), data, most new jobs that may wait
+        idempotency key or '', its fingerprint, how long to know it (s), data,
+        '1' (the id is known as long, and makes one job only) or '', deadline (ms) or '',
+        most new jobs that may wait
   Returns  {'OK'|'AGAIN'|'REUSED'|'FULL', job id}
 ]]
 local job, p, job_id = KEYS[1], ARGV[1], ARGV[2]
@@ -17,11 +19,12 @@ if idempotency ~= '' then
     return {first[2] == ARGV[11] and 'AGAIN' or 'REUSED', first[1]}
   end
 end
-if redis.call('EXISTS', job) == 1 then
+local made = p .. 'made:' .. job_id
+if redis.call('EXISTS', job) == 1 or (ARGV[14] ~= '' and redis.call('EXISTS', made) == 1) then
   return {'AGAIN', job_id}
 end
 
-local lane, most = p .. 'new:' .. ARGV[6], tonumber(ARGV[14])
+local lane, most = p .. 'new:' .. ARGV[6], tonumber(ARGV[16])
 local waiting = redis.call('XLEN', lane)
 if waiting >= most then  -- those that were begun do not wait
   local begun = redis.pcall('XPENDING', lane, 'g')
@@ -42,6 +45,16 @@ if owner ~= '' then
 end
 if ARGV[9] ~= '' then
   redis.call('XADD', p .. 'facts', '*', 'd', ARGV[9])
+end
+if ARGV[14] ~= '' then
+  redis.call('SET', made, '1', 'EX', ARGV[12])
+end
+if ARGV[15] ~= '' then
+  local timer = 'j/' .. job_id .. '/'
+  redis.call('ZADD', p .. 'tm', ARGV[15], timer)
+  if redis.call('ZRANGE', p .. 'tm', '0', '0')[1] == timer then
+    redis.call('XADD', p .. 'hint', 'MAXLEN', '~', '1000', '*', 'k', 'timer', 'v', ARGV[15])
+  end
 end
 if idempotency ~= '' then
   redis.call('HSET', idempotency, 'job', job_id, 'fingerprint', ARGV[11])

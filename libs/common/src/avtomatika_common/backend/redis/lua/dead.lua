@@ -2,7 +2,8 @@
   Shared: entries that cannot be handled. Included by `--@include dead`, behind claims.
 
   dead  stream, the newest 1000: stream=where it was, reason; if a job was quarantined with it: fence=its
-        fence since then, claimed='1' if it was the claim, and fields of the job as they were before;
+        fence since then, claimed='1' if it was the claim, deadline=when its time is over (ms) or '',
+        and fields of the job as they were before;
         then a field '' and behind it the entry as it was
 ]]
 local function set_aside(p, stream, entry, reason, before)

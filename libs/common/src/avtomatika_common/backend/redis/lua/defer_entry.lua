@@ -13,11 +13,11 @@ local function count_try(job, fields)
   local is_branch, at = false, nil
   for n = 1, #fields, 2 do
     is_branch = is_branch or fields[n] == 'b'
-    at = fields[n] == 'n' and n or at
+    at = fields[n] == 'x' and n or at
   end
   if is_branch then
     at = at or #fields + 1
-    fields[at], fields[at + 1] = 'n', tostring(tonumber(fields[at + 1] or '0') + 1)
+    fields[at], fields[at + 1] = 'x', tostring(tonumber(fields[at + 1] or '0') + 1)
   elseif redis.call('EXISTS', job) == 1 then
     redis.call('HINCRBY', job, 'tries', 1)
   end

@@ -16,8 +16,11 @@ local function end_lease(job_id, task_id, worker, event)
     return 'ok'
   end
   if judged.answer then
-    if judged.answer ~= 'job_not_found' and judged.answer ~= 'worker_mismatch' then
-      -- The worker is done with a task nobody waits for: it need not be told to stop it any more.
+    local t = read_task(p, task_id)
+    if t and t.job == job_id and t.state == 'leased' and t.worker == worker then
+      -- The worker is done with it: it need not be told to stop it any more.
+      close_task(p, task_id, t, 'closed|', false)
+    elseif judged.answer ~= 'job_not_found' and judged.answer ~= 'worker_mismatch' then
       redis.call('XADD', p .. 'out', '*', 'k', 'end_hold', 'w', worker, 't', task_id)
     end
     return judged.answer

@@ -16,7 +16,7 @@ end
 
 local function is_orphan_timer(member)
   local kind, job_id, token = string.match(member, '^(%a)/([^/]*)/(.*)$')
-  if kind == 'w' or kind == 'b' then
+  if kind == 'w' or kind == 'b' or kind == 'j' then
     return not has('j:' .. job_id)
   elseif kind == 'd' or kind == 'c' or kind == 'r' then
     return not has('t:' .. token)

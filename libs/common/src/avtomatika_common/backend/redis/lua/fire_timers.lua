@@ -70,6 +70,19 @@ local fire = {
       end
     end
   end,
+  -- The job is marked as by a cancel, whether it is marked or not.
+  j = function(job_id)
+    local job = p .. 'j:' .. job_id
+    if redis.call('SISMEMBER', p .. 'live', job_id) == 0 then
+      return
+    end
+    local stored = redis.call('HMGET', job, 'group', 'fence')
+    local claim = append_event(p, stored[1], job_id,
+      cmsgpack.pack({event = 'job_timed_out', at = now / 1000}))
+    redis.call('HINCRBY', job, 'run', 1)
+    redis.call('HSET', job, 'cancel', '1', 'fence', fence_after(stored[2], 'late' .. now),
+      'claim', claim)
+  end,
   d = function(_, task_id)
     time_out(task_id, 'dispatch')
   end,
@@ -100,7 +113,8 @@ function fire.o(job_id)
   for _, packed in ipairs(redis.call('LPOP', job .. ':st', CHUNK) or {}) do
     local o = cmsgpack.unpack(packed)
     offer_task(p, job_id, o[1], {shape = o[2], meta = o[3], type = o[4], priority = o[5],
-      payload = o[6], dispatch_due = o[7], result_ms = o[8], branch = '1', checkpoint = ''})
+      payload = o[6], dispatch_due = o[7], result_ms = o[8], beat_ms = o[9], branch = '1',
+      checkpoint = ''})
   end
   if redis.call('EXISTS', job .. ':st') == 1 then
     set_timer(p, 'o', job_id, '', now)

@@ -4,10 +4,10 @@
   Take tasks off the board for workers. The one timer of each is now its delivery timeout.
 
   KEYS  tasks
-  ARGV  p, delivery timeout (ms), then for each task six: id, job id, offer number, worker, its
-        incarnation, nonce of this call
+  ARGV  p, delivery timeout (ms), then for each task seven: id, job id, offer number, worker, its
+        incarnation, until when the promise holds (ms) or '', nonce of this call
   Returns  for each {payload, leased at (ms), result timeout (ms), checkpoint or ''}; nil: not on the
-           board with this offer, not wanted, or the registration is over
+           board with this offer, not wanted, or the promise or the registration is over
 ]]
 local p, now = ARGV[1], now_ms()
 
@@ -15,13 +15,16 @@ local function leased(key, t, at)
   return {redis.call('HGET', key, 'payload'), tonumber(at), t.result_ms, t.checkpoint or ''}
 end
 
-local function lease(key, task_id, job_id, offer, worker, incarnation, nonce)
+local function lease(key, task_id, job_id, offer, worker, incarnation, until_ms, nonce)
   local t = read_task(p, task_id)
   if not t or t.job ~= job_id or t.offer ~= offer then
     return false
   end
   if t.state == 'leased' then
     return redis.call('HGET', key, 'nonce') == nonce and leased(key, t, t.leased_at)
+  end
+  if until_ms ~= '' and now >= tonumber(until_ms) then
+    return false
   end
   if redis.call('HGET', p .. 'j:' .. job_id, 'cancel') == '1' then
     return false
@@ -47,7 +50,7 @@ end
 
 local answers = {}
 for n, key in ipairs(KEYS) do
-  local i = 6 * n - 3
-  answers[n] = lease(key, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+  local i = 7 * n - 4
+  answers[n] = lease(key, unpack(ARGV, i, i + 6))
 end
 return answers

@@ -69,7 +69,7 @@ for n = 4, #ARGV, 5 do
 end
 for _, m in ipairs(mails) do
   mail(w, m.gateway, 'k', 'match', 'p', m.poll, 'w', m.worker, 'i', m.inc,
-    't', cmsgpack.pack(m.promises))
+    'u', until_ms, 't', cmsgpack.pack(m.promises))
 end
 local found = {answers}
 for _, worker in ipairs(order) do

@@ -32,7 +32,7 @@ local mends = {
     if t and t.state == 'board' and t.dispatch_due ~= '' then
       set_timer(p, 'd', job_id, ARGV[5], t.dispatch_due)
     elseif t and t.state == 'leased' then
-      set_timer(p, 'r', job_id, ARGV[5], tonumber(t.leased_at) + tonumber(t.result_ms))
+      set_timer(p, 'r', job_id, ARGV[5], late_at(t, now_ms()))
     end
   end,
   -- task

@@ -12,7 +12,7 @@ local remove = {
   timer = function()
     local kind, job_id, token = string.match(name, '^(%a)/([^/]*)/(.*)$')
     local owner = p .. 't:' .. token
-    if kind == 'w' or kind == 'b' then
+    if kind == 'w' or kind == 'b' or kind == 'j' then
       owner = p .. 'j:' .. job_id
     elseif kind == 'e' then
       return redis.call('HEXISTS', p .. 'deferred', token) == 0 and redis.call('ZREM', KEYS[1], name)

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+--@include tasks
 --[[
   Put a dead event back into its lane. A job that was quarantined with it, and that nothing has changed
   since, is again what it was; not one whose open branches were closed then.
@@ -22,7 +23,7 @@ for i = n + 2, #flat, 2 do
   if flat[i] == 'j' then
     job_id = flat[i + 1]
   end
-  if flat[i] ~= 'n' then  -- its tries begin anew
+  if flat[i] ~= 'x' then  -- its tries begin anew
     entry[#entry + 1] = flat[i]
     entry[#entry + 1] = flat[i + 1]
   end
@@ -44,8 +45,11 @@ for _, part in ipairs({'input', 'data'}) do
     redis.call('HSET', job, part, kept[part])
   end
 end
-for _, suffix in ipairs({'', ':res', ':prog', ':ev', ':done'}) do
+for _, suffix in ipairs({'', ':res', ':prog', ':ev', ':done', ':sig'}) do
   redis.call('PERSIST', job .. suffix)
+end
+if kept.deadline and kept.deadline ~= '' then
+  set_timer(p, 'j', job_id, '', kept.deadline)
 end
 redis.call('SADD', p .. 'live', job_id)
 redis.call('ZREM', p .. 'quar', job_id)

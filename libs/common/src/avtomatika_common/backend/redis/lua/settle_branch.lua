@@ -30,7 +30,7 @@ if stored[1] ~= '1' and redis.call('HEXISTS', job .. ':br', task_id) == 1 then
     else
       offer_task(p, job_id, ARGV[10], {shape = ARGV[11], meta = ARGV[12], type = ARGV[13],
         priority = ARGV[14], payload = ARGV[15], dispatch_due = ARGV[16], result_ms = ARGV[17],
-        branch = '1', checkpoint = ARGV[19]})
+        beat_ms = ARGV[18], branch = '1', checkpoint = ARGV[20]})
     end
   end
   if ARGV[7] ~= '' then

@@ -23,8 +23,10 @@ for _, entry in ipairs(entries) do
   for n = 1, #(entry[2] or {}), 2 do
     fields[entry[2][n]] = entry[2][n + 1]
   end
-  -- A branch's event is settled without a commit of the job, which would count anew.
-  if fields.j and not fields.b and redis.call('EXISTS', ARGV[1] .. 'j:' .. fields.j) == 1 then
+  -- A branch's event is settled without a commit of the job, which would count anew. Of signals a job
+  -- may have many here; one that runs nothing is none of its tries.
+  local claim = fields.j and not fields.b and redis.call('HGET', ARGV[1] .. 'j:' .. fields.j, 'claim')
+  if claim and (not fields.n or claim == entry[1]) then
     redis.call('HINCRBY', ARGV[1] .. 'j:' .. fields.j, 'tries', 1)
   end
 end

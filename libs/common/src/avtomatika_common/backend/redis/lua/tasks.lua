@@ -2,23 +2,26 @@
   Shared by the scripts that move tasks. Included where a script says `--@include tasks`.
 
   Layout of one partition (`p` is its key prefix):
-    j:<job>         hash   input, data, head; fence run claim tries wait cancel status group owner open;
+    j:<job>         hash   input, data, head, signals; fence run claim tries wait cancel status group
+                           owner open; sig_sent, sig_taken: how many signals;
                            entries that went to another place: moved, and wait there: deferred
     j:<job>:br      hash   open branches: current task id -> Branch
     j:<job>:st      list   offers of a large fan-out that are not made yet
     j:<job>:res     hash   task id -> BranchResult of the last fan-out
     j:<job>:prog    list   last 100 progress entries
     j:<job>:ev      zset   last 1000 worker events that counted: `<worker>|<event id>`, by time
+    j:<job>:sig     zset   nonces of the last calls that sent a signal, by its number
     j:<job>:done    hash   closed tasks: id -> `result|<worker>`, `deadline|`, `lost|` or `closed|`
     t:<task>        hash   job state(board|leased) shape member prio offer payload meta branch
-                           result_ms dispatch_due reason worker inc leased_at checkpoint missed
+                           result_ms beat_ms dispatch_due reason worker inc leased_at checkpoint missed
     board:<shape>   zset   score -priority, member `<16 digits>:<task>` (first in, first out)
     shapes          hash   non-empty shapes -> msgpack {type, resource_requirements, max_cost, strategy}
     seq             int    numbers the members
     held:<worker>   hash   task -> `<incarnation>:<job>`: tasks leased in this partition
     tm              zset   due (ms) -> `<kind>/<job>/<token>`; kinds: w wait, b branch retry, e deferred
                            entry, d dispatch deadline, c delivery confirmation, r result deadline,
-                           o offers of a large fan-out, x its closing
+                           o offers of a large fan-out, x its closing, j the job's own deadline;
+                           r is earlier where the task has a heartbeat timeout
     out             stream what takes effect in the workers' slot: k=end_hold|stop|keep_hold, w=worker,
                            t=task, o=number of the offer it is about, j=job
     gone:<worker>   string incarnations up to this one were given up; for 60 s
@@ -66,6 +69,9 @@ local function offer_task(p, job_id, task_id, o)
   redis.call('HSET', p .. 't:' .. task_id, 'job', job_id, 'state', 'board', 'shape', o.shape,
     'member', member, 'prio', o.priority, 'offer', '1', 'payload', o.payload, 'meta', o.meta,
     'branch', o.branch, 'result_ms', o.result_ms, 'dispatch_due', o.dispatch_due)
+  if o.beat_ms ~= '' then
+    redis.call('HSET', p .. 't:' .. task_id, 'beat_ms', o.beat_ms)
+  end
   if o.checkpoint ~= '' then
     redis.call('HSET', p .. 't:' .. task_id, 'checkpoint', o.checkpoint)
   end
@@ -100,20 +106,27 @@ end
 local function read_task(p, task_id)
   local v = redis.call('HMGET', p .. 't:' .. task_id, 'job', 'state', 'shape', 'member', 'prio',
     'offer', 'meta', 'branch', 'result_ms', 'dispatch_due', 'worker', 'inc', 'leased_at',
-    'checkpoint')
+    'checkpoint', 'beat_ms')
   if not v[1] then
     return nil
   end
   return {job = v[1], state = v[2], shape = v[3], member = v[4], prio = v[5], offer = v[6],
     meta = v[7], branch = v[8], result_ms = v[9], dispatch_due = v[10], worker = v[11], inc = v[12],
-    leased_at = v[13], checkpoint = v[14]}
+    leased_at = v[13], checkpoint = v[14], beat_ms = v[15]}
 end
 
--- The worker has the leased task: its one timer is the result deadline, counted from the hand-out.
+-- When the holder of a task is late (ms), if nothing is heard of it after `heard_at` (ms).
+local function late_at(t, heard_at)
+  local due = tonumber(t.leased_at) + tonumber(t.result_ms)
+  return t.beat_ms and math.min(due, tonumber(heard_at) + tonumber(t.beat_ms)) or due
+end
+
+-- The worker has the leased task: its one timer is the result deadline, or that of its heartbeat,
+-- counted from the hand-out.
 local function confirm(p, task_id, t)
   redis.call('HDEL', p .. 't:' .. task_id, 'missed')
   if redis.call('ZREM', p .. 'tm', 'c/' .. t.job .. '/' .. task_id) == 1 then
-    set_timer(p, 'r', t.job, task_id, tonumber(t.leased_at) + tonumber(t.result_ms))
+    set_timer(p, 'r', t.job, task_id, late_at(t, t.leased_at))
   end
 end
 

@@ -10,10 +10,12 @@
     hold:<id>       zset   task it holds or was promised -> until (ms; +inf once the lease is known here)
     offer:<id>      hash   task of a hold -> its offer number
     cancel:<id>     zset   tasks it should stop -> since (ms)
+    relayed:<part>  string id of the last entry of a partition's `out` that took effect here
     inc             int    numbers the registrations of all workers, so that none comes twice
     sock:<id>       string `<connection>|<gateway>`: its socket; for a minute unless renewed
     gone            stream registrations that ended: w=worker, i=incarnation, l=lost ('1' or '0')
-    mail:<gateway>  stream k=match: p=poll, w=worker, i=incarnation, t=msgpack of {task, job, offer}s;
+    mail:<gateway>  stream k=match: p=poll, w=worker, i=incarnation, u=until (ms),
+                           t=msgpack of {task, job, offer}s;
                            k=stop: w=worker, c=connection, t=task, j=job; k=close: w=worker, c=connection
     hint            stream wake-ups: k=worker, v=id, p=`<places>` if nothing else of it changed
                            but t=msgpack of {task type: when it got one (ms)};
