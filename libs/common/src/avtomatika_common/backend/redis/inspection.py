@@ -185,7 +185,7 @@ class RedisInspection(Inspection):
             assert orphan.worker_id is not None, "a place is a worker's"
             offer = orphan.mark.encode()
             await self._workers.change_holds(
-                [(b"end_hold", orphan.worker_id.encode(), orphan.name.encode(), offer, b"")]
+                [(b"end_hold", orphan.worker_id.encode(), orphan.name.encode(), offer, b"", b"")]
             )
             return True
         if orphan.kind == "lease":
