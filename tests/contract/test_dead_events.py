@@ -14,6 +14,7 @@ from tests.contract.builders import (
     a_job,
     a_success,
     a_task,
+    next_due,
     parallel,
     take,
 )
@@ -165,6 +166,19 @@ async def test_replay_makes_a_running_job_run_on_under_the_entry(backend: Storag
     assert await backend.jobs.count_by_status() == {JobStatus.RUNNING: 1}
     ended = await executor.end(Claim(stored, delivery))
     assert ended.job.status is JobStatus.FINISHED
+
+
+async def test_replay_gives_a_job_the_deadline_it_had(backend: StorageBackend) -> None:
+    executor = Executor(backend)
+    claim = await executor.start(a_job(backend, timeout_seconds=60.0))
+    deadline = await next_due(backend)
+    assert deadline is not None
+    await quarantine(backend, claim)
+    assert await next_due(backend) is None
+
+    await backend.dead_events.replay((await the_dead_event(backend)).dead_id)
+
+    assert await next_due(backend) == pytest.approx(deadline, abs=0.002)
 
 
 async def test_replay_of_a_result_finds_the_job_waiting_for_it(backend: StorageBackend) -> None:
