@@ -9,7 +9,6 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
 WITHOUT_EFFECT_YET = frozenset(
     {
-        "AVTOMATIKA_DURABILITY",
         "CLIENTS_CONFIG_PATH",
         "ENABLE_DEBUG_API",
         "ENVIRONMENT",

@@ -17,6 +17,10 @@ class Proxy:
         self.cuts = 0
         self.is_silent = asyncio.Event()
         """While it is set, replies are swallowed."""
+        self.refuses = False
+        """New connections are broken at once."""
+        self.delay_seconds = 0.0
+        """Of each piece of replies."""
         self.on_cut: Callable[[], None] | None = None
 
     def cut_replies_after(self, count: int | None) -> None:
@@ -30,6 +34,9 @@ class Proxy:
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        if self.refuses:
+            writer.transport.abort()
+            return
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
@@ -52,6 +59,8 @@ class Proxy:
             while data := await source.read(65536):
                 if replies and self.is_silent.is_set():
                     continue
+                if replies and self.delay_seconds:
+                    await asyncio.sleep(self.delay_seconds)
                 if replies and self._left is not None:
                     if self._left < len(data):
                         target.write(data[: self._left])

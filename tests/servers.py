@@ -52,6 +52,59 @@ def running_redis(binary: Path, *options: str) -> Generator[str, None, None]:
         yield f"redis://127.0.0.1:{port}/0"
 
 
+class RedisServer:
+    """A server that a test may end, freeze and start again; what is on its disk stays."""
+
+    def __init__(self, command: Sequence[str], directory: Path, port: int) -> None:
+        self._command = command
+        self._directory = directory
+        self.port = port
+        self.url = f"redis://127.0.0.1:{port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        log = self._directory / "server.log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._directory, stdout=output, stderr=output
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not redis_answers(self.port, "PING", "+PONG"):
+            if _ended_within(self._process, 0.01) or time.monotonic() > deadline:
+                raise ServerFailed(f"{self._command[0]} did not start:\n{log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """End it without a word, as a crash does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        self._send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
+        assert self._process is not None, "it runs"
+        self._process.send_signal(number)
+
+
+@contextmanager
+def a_redis_server(binary: Path, *options: str) -> Generator[RedisServer, None, None]:
+    """Run `binary` with these options, in a directory it may keep files in."""
+    port = _free_port()
+    command = [str(binary), "--bind", "127.0.0.1", "--port", str(port), "--save", "", *options]
+    with _directory() as directory:
+        server = RedisServer(command, directory, port)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+
+
 def redis_answers(port: int, command: str, answer: str) -> bool:
     """Whether the server on that port of loopback answers just so."""
     try:

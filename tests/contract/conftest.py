@@ -14,6 +14,7 @@ from avtomatika_common.backend.ports import StorageBackend, StoreOptions
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.clock import ManualClock
 from tests.conftest import REDIS_BINARIES, missing
+from tests.contract.breaking import Hands, MemoryHands, RedisHands
 from tests.servers import redis_answers, running_redis
 from tests.support import until
 
@@ -27,6 +28,10 @@ class Bench(Protocol):
 
     async def contents(self) -> Mapping[str, object]:
         """Something that changes when anything is stored."""
+        ...
+
+    def hands(self) -> Hands:
+        """In the store that is open."""
         ...
 
 
@@ -55,6 +60,9 @@ class MemoryBench:
         }
         return sizes | {source: log.last for source, log in tables.hint_logs.items()}
 
+    def hands(self) -> Hands:
+        return MemoryHands(self._storage)
+
 
 class RedisBench:
     def __init__(self, stack: AsyncExitStack, url: str) -> None:
@@ -79,6 +87,11 @@ class RedisBench:
     async def contents(self) -> Mapping[str, object]:
         async with client_of(self.url) as client:
             return {key: await client.dump(key) for key in await keys_of(client)}
+
+    def hands(self) -> Hands:
+        client = client_of(self.url)
+        self._stack.push_async_callback(client.aclose)
+        return RedisHands(client)
 
 
 def client_of(url: str) -> Redis:

@@ -15,13 +15,14 @@ from avtomatika_common.backend.ports import (
     LostClaim,
     StaleJob,
     StorageBackend,
+    StoreFull,
 )
 from avtomatika_common.codec import NotJson, pack_data
 from avtomatika_common.records import unpack_fact, unpack_notification
 from avtomatika_core.events import ApprovalDecided, Continue, JobCreated, TimerFired
 from avtomatika_core.job import JobData, JobId, JobStatus
 from avtomatika_core.machine import step
-from avtomatika_core.outcomes import DispatchTask
+from avtomatika_core.outcomes import DispatchTask, RunBlueprint
 from tests.contract.builders import (
     APPROVAL,
     RULES,
@@ -561,3 +562,36 @@ async def test_an_approval_that_expired_cannot_be_decided(
         )
 
     assert (await executor.apply(await executor.read())).job.status is JobStatus.FAILED
+
+
+# --- when too much waits
+
+
+async def test_new_jobs_are_refused_while_too_many_wait(open_backend: Open) -> None:
+    backend = await open_backend(most_new_jobs=3)
+    executor = Executor(backend)
+    jobs = [a_job(backend) for _ in range(3)]
+    for job in jobs:
+        await backend.jobs.create(job)
+
+    with pytest.raises(StoreFull):
+        await backend.jobs.create(a_job(backend))
+
+    assert (await backend.jobs.create(jobs[0])).is_repeat
+    other = await backend.jobs.create(a_job(backend, group="gpu"))
+    assert not other.is_repeat
+    claim = await executor.apply(await executor.read())
+    await executor.end(claim)
+    assert not (await backend.jobs.create(a_job(backend))).is_repeat
+
+
+async def test_a_sub_job_is_made_however_many_wait(open_backend: Open) -> None:
+    backend = await open_backend(most_new_jobs=1)
+    executor = Executor(backend)
+    claim = await executor.start()
+    await backend.jobs.create(a_job(backend, group="default"))
+
+    action = RunBlueprint(blueprint="b", initial_data={}, transitions={"success": "next"})
+    parent = await executor.run(claim, action)
+
+    assert parent.job.status is JobStatus.WAITING_FOR_SUB_JOB

@@ -149,8 +149,70 @@ async def test_a_registration_ends_with_its_time(
     assert await backend.workers.get(ME) is None
     assert [worker.worker_id for worker in await backend.workers.live()] == [OTHER]
     assert await backend.workers.count() == 1
-    assert await backend.workers.beat(ME, None, TTL) is None
     assert (await backend.workers.register(ME, a_document(), TTL)).replaced is None
+
+
+async def test_a_registration_that_ended_is_not_renewed(
+    backend: StorageBackend, pass_time: PassTime
+) -> None:
+    await backend.workers.register(ME, a_document(), 0.05)
+    await pass_time(0.06)
+    assert await backend.workers.expire() == 1
+
+    assert await backend.workers.beat(ME, None, TTL) is None
+    assert await backend.workers.announce_credit(ME, "p", GATEWAY, 1e12, TTL) is None
+    assert not await backend.workers.leave(ME)
+
+
+@pytest.mark.parametrize("sign", ["heartbeat", "poll"])
+async def test_who_is_late_goes_on_as_before_if_nobody_has_acted_on_it(
+    backend: StorageBackend, pass_time: PassTime, sign: str
+) -> None:
+    """After an outage of everybody all workers are late, and none is lost."""
+    registered = await backend.workers.register(ME, a_document(), 0.05)
+    claim = await Executor(backend).dispatch()
+    await take(backend, incarnation=registered.incarnation)
+    await pass_time(0.06)
+
+    if sign == "poll":
+        await poll(backend)
+    else:
+        beat = await backend.workers.beat(ME, None, TTL)
+        assert beat is not None
+
+    worker = await backend.workers.get(ME)
+    assert worker is not None
+    assert worker.places.incarnation == registered.incarnation
+    assert await backend.workers.expire() == 0
+    assert await backend.relay.return_lost() == 0
+    assert await backend.board.holder(claim.job.id, claim.task_id) == ME
+
+
+async def test_whoever_matches_hears_of_one_who_is_late(
+    backend: StorageBackend, pass_time: PassTime
+) -> None:
+    await backend.workers.register(ME, a_document(), 0.05)
+    await pass_time(0.06)
+    position = await backend.hints.position("w")
+
+    await backend.workers.beat(ME, None, TTL)
+
+    _, hints, _ = await backend.hints.wait("w", position, 0.05)
+    assert [(hint.value, hint.places) for hint in hints] == [(ME, None)]
+
+
+async def test_who_leaves_late_gives_back_its_tasks_uncounted(
+    backend: StorageBackend, pass_time: PassTime
+) -> None:
+    registered = await backend.workers.register(ME, a_document(), 0.05)
+    await Executor(backend).dispatch()
+    await take(backend, incarnation=registered.incarnation)
+    await pass_time(0.06)
+
+    assert await backend.workers.leave(ME)
+    await backend.relay.return_lost()
+
+    assert await backend.board.length() == 1
 
 
 async def test_a_heartbeat_and_a_poll_renew_it(

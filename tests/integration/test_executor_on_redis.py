@@ -237,18 +237,56 @@ async def test_entries_and_jobs_nobody_can_read_hold_up_nobody(redis_url: str) -
             if fields[b"j"].decode() == garbled:
                 await client.xdel(own, entry_id)
         await client.xadd(own, {"j": garbled, "e": b"\xc1"})
-        async with running(executor(store, blueprint)):
+        service = executor(store, blueprint, again_seconds=0.02)
+        async with running(watcher(store), service):
             job = await ended(store, await create_job(store, blueprint))
             bad = await ended(store, garbled)
+            await until(lambda: is_quarantined(store, broken))
             await until(lambda: is_empty(store))
-        dead = [await client.xlen(f"{keys.partition(n)}dead") for n in range(PARTITIONS)]
+        unreadable = await ended(store, broken)
+        dead = {one.job_id: one for one in await store.dead_events.newest(100)}
+        await client.hset(keys.job(p, broken), "head", b"\xc1")
+        shown = await store.jobs.view(broken)
 
     assert job.status is JobStatus.FINISHED
     assert (bad.status, bad.head.error_message) == (
         JobStatus.QUARANTINED,
         "An event of the job could not be read.",
     )
-    assert dead == [0] * PARTITIONS  # a job that cannot be read now may be read later
+    assert unreadable.status is JobStatus.QUARANTINED
+    assert dead.keys() == {garbled, broken, "no-id", ""}
+    assert dead[broken].reason == unreadable.head.error_message
+    assert (dead[broken].event or {})["event"] == "job_created"
+    assert dead[garbled].event is None
+    assert shown is not None
+    assert shown.job.status is JobStatus.QUARANTINED
+
+
+async def is_quarantined(store: RedisStorage, job_id: JobId) -> bool:
+    return job_id in await store.jobs.quarantined()
+
+
+async def test_a_document_nobody_could_read_is_given_back_by_a_replay(redis_url: str) -> None:
+    blueprint = counting_chain(2)
+    async with a_store(redis_url) as store, Redis.from_url(redis_url) as client:
+        job_id = await create_job(store, blueprint)
+        key = keys.job(keys.partition(ids.partition_of(job_id, PARTITIONS)), job_id)
+        parts = ("input", "head", "data")
+        whole = [await client.hget(key, part) or b"" for part in parts]
+        for part in parts:
+            await client.hset(key, part, b"\xc1")
+        async with running(executor(store, blueprint, max_tries=1)):
+            await until(lambda: is_quarantined(store, job_id))
+        [dead] = await store.dead_events.newest(10)
+        await store.dead_events.replay(dead.dead_id)
+        restored = await client.hmget(key, *parts)
+        for part, packed in zip(parts, whole, strict=True):
+            await client.hset(key, part, packed)
+        async with running(executor(store, blueprint)):
+            job = await ended(store, job_id)
+
+    assert restored == [b"\xc1"] * 3
+    assert job.data.state_history == {"steps": [0, 1]}
 
 
 async def test_entries_of_two_lanes_may_have_one_id(redis_url: str) -> None:

@@ -35,6 +35,7 @@ async def a_store(url: str, partitions: int = 1) -> AsyncGenerator[RedisStorage,
 def an_executor(url: str, directory: Path, **settings: str) -> AbstractContextManager[Process]:
     given = {
         "REDIS_URL": url,
+        "AVTOMATIKA_DURABILITY": "fast",  # the servers of tests keep nothing
         "AVTOMATIKA_BLUEPRINTS": "tests.blueprints_for_processes",
         "SHUTDOWN_TIMEOUT_SECONDS": "5",
     }

@@ -533,17 +533,19 @@ async def test_a_heartbeat_merges_shallowly_but_not_what_is_ours(ports: Ports) -
     assert await ports.workers.get(BOB) is None
 
 
-async def test_a_worker_whose_time_is_over_is_unknown_before_anybody_reaps_it(ports: Ports) -> None:
+async def test_a_worker_whose_time_is_over_is_seen_nowhere_before_anybody_reaps_it(
+    ports: Ports,
+) -> None:
     incarnation = await register(ports)
     await ports.workers.register(BOB, {}, 0.05)
     await until(lambda: _is_unknown(ports, BOB))
 
-    assert await ports.workers.beat(BOB, None, 60) is None
-    assert await ports.workers.announce_credit(BOB, "p", "door", FAR, 60) is None
     assert [worker.worker_id for worker in await ports.workers.live()] == [ANN]
     assert await ports.workers.count() == 1
     assert await ports.workers.expire() == 1
     assert await ports.workers.expire() == 0
+    assert await ports.workers.beat(BOB, None, 60) is None
+    assert await ports.workers.announce_credit(BOB, "p", "door", FAR, 60) is None
     assert await ports.workers.announce_credit(ANN, "p", "door", FAR, 60) == incarnation
     assert await ports.workers.next_expiry() is not None
     assert not await ports.workers.leave(BOB)

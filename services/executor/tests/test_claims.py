@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 from services.executor.tests.faults import with_faults
 from services.executor.tests.world import (
     World,
@@ -295,81 +294,6 @@ async def test_five_deliveries_are_not_too_many(world: World) -> None:
     async with running(world.executor(blueprint)):
         job = await world.end_of(job_id)
 
-    assert job.status is JobStatus.FINISHED
-
-
-async def test_an_event_that_cannot_be_read_quarantines_its_job(world: World) -> None:
-    store = world.store
-
-    async def read(group: str, consumer: str, room: int) -> list[Delivery]:
-        return [replace(d, event=None) for d in await store.inbox.read(group, consumer, room)]
-
-    blueprint = counting_chain(2)
-    backend = with_faults(store, "inbox", read=read)
-    async with running(world.executor(blueprint, backend=backend)):
-        job = await world.end_of(await world.create(blueprint))
-
-    assert job.status is JobStatus.QUARANTINED
-    assert job.head.error_message == "An event of the job could not be read."
-
-
-async def test_an_entry_of_a_job_that_cannot_be_read_comes_again_and_the_others_go_on(
-    world: World,
-) -> None:
-    """Perhaps a newer version wrote it: an executor of that version may get the entry."""
-    blueprint = counting_chain(2)
-    broken = await world.create(blueprint)
-    head = world.record(broken).head
-    world.record(broken).head = b"\xc1 no msgpack"
-    async with running(world.executor(blueprint)):
-        job = await world.end_of(await world.create(blueprint))
-        await until(lambda: world.tables.deferred)
-        world.record(broken).head = head
-        await world.fire_next()
-        mended = await world.end_of(broken)
-
-    assert job.status is JobStatus.FINISHED
-    assert mended.status is JobStatus.FINISHED
-    assert world.unread() == []
-
-
-async def test_an_error_nobody_thought_of_costs_one_job_only(world: World) -> None:
-    store = world.store
-    broken = JobId("")
-
-    async def commit(stored: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
-        if stored.job.id == broken and not step.job.is_terminal:
-            raise ZeroDivisionError
-        return await store.jobs.commit(stored, step, *args, **kwargs)
-
-    blueprint = counting_chain(2)
-    broken = await world.create(blueprint)
-    backend = with_faults(store, "jobs", commit=commit)
-    async with running(world.executor(blueprint, backend=backend)):
-        bad = await world.end_of(broken)
-        good = await world.end_of(await world.create(blueprint))
-
-    assert (bad.status, good.status) == (JobStatus.QUARANTINED, JobStatus.FINISHED)
-
-
-async def test_a_store_that_refuses_everything_for_a_job_does_not_end_the_executor(
-    world: World,
-) -> None:
-    store, refusals = world.store, 0
-
-    async def commit(stored: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal refusals
-        if refusals < 4:
-            refusals += 1
-            raise RuntimeError("MISCONF")
-        return await store.jobs.commit(stored, *args, **kwargs)
-
-    blueprint = counting_chain(2)
-    backend = with_faults(store, "jobs", commit=commit)
-    async with running(world.executor(blueprint, backend=backend)):
-        job = await world.end_of(await world.create(blueprint))
-
-    assert refusals == 4
     assert job.status is JobStatus.FINISHED
 
 

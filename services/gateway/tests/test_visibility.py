@@ -98,3 +98,12 @@ async def test_who_is_no_admin_sees_what_matters_of_a_worker(http: Http, door: D
             "reputation": 1.0,
         }
     ]
+
+
+async def test_dead_events_are_for_admins(http: Http) -> None:
+    base = "/api/v1/admin/dead-events"
+    for method, path in (("GET", base), ("POST", f"{base}/1/replay"), ("DELETE", f"{base}/1")):
+        answer = await http.request(method, path, headers={"X-Client-Token": "b"})
+
+        assert answer.status == 403
+        assert await answer.json() == {"error": "Admin client required"}

@@ -37,9 +37,10 @@ class World:
         self.clock = ManualClock()
         self.store = MemoryStorage(self.clock)
         self.partitions = partitions
-        self.sleepers = 2 * partitions + 3
-        """Of a watcher that has nothing to do: in each partition it renews its lease and waits for
-        timers; for all workers it renews, and waits to look at expiries and at consumers."""
+        self.sleepers = 3 * partitions + 4
+        """Of a watcher that has nothing to do: in each partition it renews its lease, waits for
+        timers and to look at jobs; for all workers it renews, and waits to look at expiries, at
+        consumers and at their places."""
 
     def watcher(self, name: str = "w") -> WatcherService:
         return WatcherService(Settings(instance_id=name, heartbeat_seconds=HEARTBEAT), self.store)
@@ -221,7 +222,7 @@ async def test_a_second_watcher_takes_over_within_seconds_when_the_first_is_kill
     async with a_world() as world:
         assert await world.store.leases.acquire("p0/watcher", "killed", 5)
         job_id = await world.set_timer(1)
-        world.sleepers = 4  # it stands by
+        world.sleepers = 5  # it stands by
         async with running(world.watcher()):
             await world.asleep()
             await world.let_pass(3)

@@ -246,7 +246,11 @@ class Config:
         1, "Partitions of the jobs; fixed at the first start on a Redis.", minimum=1, maximum=64
     )
     AVTOMATIKA_DURABILITY = choice(
-        "safe", "When an answer may be given: see the durability modes.", "fast", "safe", "strict"
+        "safe",
+        "What an answer stands on, see [Operations](operations.md#durability).",
+        "fast",
+        "safe",
+        "strict",
     )
     HISTORY_DATABASE_URI = text("", "History store, `sqlite:<path>`; empty = none.", secret=True)
     POSTGRES_DSN = text("", "History store when HISTORY_DATABASE_URI is empty.", secret=True)

@@ -18,11 +18,12 @@ from avtomatika_common.backend.ports import (
     StaleJob,
     Stored,
     StoreUnavailable,
+    UnreadableJob,
 )
 from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.logs import get_logger
 from avtomatika_core.commands import Step
-from avtomatika_core.errors import IllegalTransition
+from avtomatika_core.errors import AvtomatikaError, IllegalTransition
 from avtomatika_core.events import Event, JobSetAside
 from avtomatika_core.job import Job, JobId, JobStatus, SignalWait, is_beside
 from avtomatika_core.machine import step
@@ -40,8 +41,14 @@ OnCommit = Callable[[Stored, Step], Awaitable[None]]
 
 _BACK_OFF_SECONDS = 0.5
 _DEFER_SECONDS = 2.0
-_UNREADABLE_SECONDS = 10.0
 _BAD_ENDS = {JobStatus.FAILED: "job failed", JobStatus.QUARANTINED: "job quarantined"}
+
+
+class UnreadableEvent(AvtomatikaError):
+    """An entry's event cannot be decoded: a newer version wrote it, perhaps."""
+
+    def __init__(self) -> None:
+        super().__init__("An event of the job could not be read.")
 
 
 class InHand:
@@ -100,23 +107,25 @@ class Advances:
         """We stop: what runs on is left to others after its next step."""
 
     async def advance(self, delivery: Delivery, in_hand: InHand) -> None:
-        """Raises LostClaim, StoreUnavailable, and what a broken job or blueprint raises."""
-        if delivery.is_branch and delivery.event is not None:
-            await settle_branch_event(
-                self._jobs, self._inbox, self._hosting, delivery, delivery.event
-            )
+        """Raises LostClaim, StoreUnavailable, UnreadableEvent, UnreadableJob, and what else may break."""
+        event = delivery.event
+        if event is None:
+            raise UnreadableEvent
+        if delivery.is_branch:
+            await settle_branch_event(self._jobs, self._inbox, self._hosting, delivery, event)
             return
         stored = await self._jobs.load(delivery.job_id)
         if stored is None:
             await self._inbox.drop(delivery)
             log.info("event of a job that is gone", job_id=delivery.job_id)
             return
-        event = delivery.event or self._unreadable()
-        if stored.tries > self._settings.max_tries:
-            event = self._too_often(stored.tries)
+        if stored.tries > self._settings.max_tries and not stored.job.is_terminal:
+            reason = f"An event of the job was delivered {stored.tries} times without a commit."
+            await self._quarantine(stored, delivery, reason)
+            return
         blueprint = self._hosting.blueprints.get(stored.job.origin.blueprint)
         if blueprint is None:
-            await self._hand_on(delivery, stored, event)
+            await self._hand_on(delivery, stored)
             return
         rules = self._hosting.rules[blueprint.name]
         await self._go_on(stored, _Entry(delivery, event, blueprint, rules, in_hand))
@@ -220,13 +229,6 @@ class Advances:
                 raise running
         return ended, running
 
-    def _unreadable(self) -> Event:
-        return JobSetAside(at=self._clock.now(), reason="An event of the job could not be read.")
-
-    def _too_often(self, tries: int) -> Event:
-        reason = f"An event of the job was delivered {tries} times without a commit."
-        return JobSetAside(at=self._clock.now(), reason=reason)
-
     async def _apply(
         self,
         stored: Stored,
@@ -281,12 +283,18 @@ class Advances:
         delivery: Delivery,
         packed_data: bytes | None,
         requeue: bool,
+        set_aside: str | None = None,
     ) -> Stored:
         """One commit; the same one again while the store cannot say whether it happened."""
         while True:
             try:
                 return await self._jobs.commit(
-                    stored, result, delivery, packed_data=packed_data, requeue=requeue
+                    stored,
+                    result,
+                    delivery,
+                    packed_data=packed_data,
+                    requeue=requeue,
+                    set_aside=set_aside,
                 )
             except StoreUnavailable as error:
                 if self.draining:
@@ -300,45 +308,59 @@ class Advances:
             return await self._jobs.load(delivery.job_id)
         return None
 
-    async def _hand_on(self, delivery: Delivery, stored: Stored, event: Event) -> None:
+    async def _hand_on(self, delivery: Delivery, stored: Stored) -> None:
         """A blueprint that is not hosted here: to its group, or quarantine where nobody has it."""
         name = stored.job.origin.blueprint
         _, entries = await self._backend.catalogue.entries()
         group = next((entry.group for entry in entries if entry.name == name), None)
-        if isinstance(event, JobSetAside) or group is None:
-            if group is None:
-                log.error("blueprint not found", job_id=delivery.job_id, blueprint=name)
-                event = JobSetAside(at=self._clock.now(), reason=f"Blueprint '{name}' not found.")
+        if group is None:
+            log.error("blueprint not found", job_id=delivery.job_id, blueprint=name)
+            event = JobSetAside(at=self._clock.now(), reason=f"Blueprint '{name}' not found.")
             await self._apply(stored, event, self._hosting.default_rules, delivery)
         elif group != self._settings.group:
             await self._inbox.forward(delivery, group)
         else:  # another executor of this group has it: a newer version of the code
             await self._inbox.defer(delivery, _DEFER_SECONDS)
 
-    async def set_aside(self, delivery: Delivery, reason: str) -> None:
-        """Answer an entry that raises, as well as that can be done."""
+    async def put_off(self, delivery: Delivery, reason: str) -> None:
+        """Let an entry that could not be handled come again, or, after too many tries, set it aside.
+
+        Another executor may do better: one with newer code, or one that is in better health.
+        """
         try:
-            await self._put_away(delivery, reason)
+            await self._put_off(delivery, reason)
         except LostClaim:
             pass
         except Exception:  # the audit comes back to it
-            log.exception("entry not set aside", job_id=delivery.job_id, entry=delivery.entry_id)
+            log.exception("entry not put off", job_id=delivery.job_id, entry=delivery.entry_id)
 
-    async def _put_away(self, delivery: Delivery, reason: str) -> None:
-        """Quarantine the entry's job; set the entry itself aside where there is no such job."""
+    async def _put_off(self, delivery: Delivery, reason: str) -> None:
         try:
             stored = await self._jobs.load(delivery.job_id)
-        except msgspec.MsgspecError:  # perhaps written by a newer version: for an executor that is
-            log.error("job cannot be read", job_id=delivery.job_id, entry=delivery.entry_id)
-            await self._inbox.defer(delivery, _UNREADABLE_SECONDS)
-            return
+        except UnreadableJob as error:
+            stored = error.salvaged
         if stored is None or stored.job.is_terminal:
+            log.error("entry set aside", entry=delivery.entry_id, reason=reason)
             await self._inbox.set_aside(delivery, reason)
             return
+        tries = 1 + (delivery.tries if delivery.is_branch else stored.tries)
+        if tries < self._settings.max_tries:
+            await self._inbox.defer(delivery, self._settings.again_seconds, failed=True)
+        else:
+            await self._quarantine(stored, delivery, reason)
+
+    async def _quarantine(self, stored: Stored, delivery: Delivery, reason: str) -> None:
+        """End the job, and keep the entry among the dead events."""
         event = JobSetAside(at=self._clock.now(), reason=reason)
         result = step(stored.job, event, self._hosting.default_rules)
-        committed = await self._jobs.commit(stored, result, delivery)
-        _log_bad_end(committed.job)
+        try:
+            committed = await self._commit(
+                stored, result, delivery, None, requeue=False, set_aside=reason
+            )
+        except StaleJob:  # something else was done to it meanwhile: so it is to be tried again
+            await self._inbox.forward(delivery, delivery.group)
+            return
+        await self._report(committed, result)
 
 
 def _log_bad_end(job: Job) -> None:

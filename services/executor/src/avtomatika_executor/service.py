@@ -9,10 +9,16 @@ import socket
 from collections.abc import Iterable
 
 from avtomatika_common import ids
-from avtomatika_common.backend.ports import Backend, Delivery, LostClaim, StoreUnavailable
+from avtomatika_common.backend.ports import (
+    Backend,
+    Delivery,
+    LostClaim,
+    StoreUnavailable,
+    UnreadableJob,
+)
 from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.logs import get_logger
-from avtomatika_executor.advances import Advances, InHand, OnCommit
+from avtomatika_executor.advances import Advances, InHand, OnCommit, UnreadableEvent
 from avtomatika_executor.hosting import Hosting
 from avtomatika_executor.runs import HandlerRuns
 from avtomatika_executor.settings import Settings
@@ -207,13 +213,19 @@ class ExecutorService:
                 raise
             log.info("handler stopped: no longer wanted", job_id=delivery.job_id)
             self._audit_due.set()  # which drops the entry
+        except (UnreadableEvent, UnreadableJob) as error:
+            log.error(
+                "entry cannot be read",
+                job_id=delivery.job_id,
+                entry=delivery.entry_id,
+                reason=str(error),
+            )
+            await self._advances.put_off(delivery, str(error))
         except Exception:
             log.exception(
                 "entry cannot be handled", job_id=delivery.job_id, entry=delivery.entry_id
             )
-            await self._advances.set_aside(
-                delivery, "The executor could not handle it; see its log."
-            )
+            await self._advances.put_off(delivery, "The executor could not handle it; see its log.")
         finally:
             del self._in_hand[_place_of(delivery)]
             self._slot_free.set()

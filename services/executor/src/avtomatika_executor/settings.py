@@ -20,6 +20,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A job that has gone so many steps on lets events of other started jobs in before it goes on."""
     max_tries: int = 5
     """Deliveries of one entry without a commit before its job is quarantined."""
+    again_seconds: float = 5.0
+    """Pause before an entry that could not be handled comes again."""
 
     @classmethod
     def from_config(cls, config: Config) -> "Settings":

@@ -18,6 +18,7 @@ from avtomatika_core.job import JobId, JobStatus
 from avtomatika_gateway.access import Access, ApiClient
 from avtomatika_gateway.blueprints import Blueprints
 from avtomatika_gateway.bodies import job_id_in, json_response, read_object
+from avtomatika_gateway.dead_events import DeadEventsApi
 from avtomatika_gateway.http_errors import Handler
 from avtomatika_gateway.job_requests import (
     id_for,
@@ -69,6 +70,7 @@ class ClientApi:
         self._jobs = backend.jobs
         self._workers = backend.workers
         self._board = backend.board
+        self._dead_events = DeadEventsApi(backend.dead_events)
         self._min_reputation = settings.min_reputation
         self._history = history
         self._access = access
@@ -77,6 +79,7 @@ class ClientApi:
 
     def add_to(self, app: web.Application, base: str) -> None:
         """Serve under `base` and `base/<version>`; endpoints of blueprints come and go."""
+        dead = self._dead_events
         for prefix in (base, f"{base}/{{api_version}}"):
             app.add_routes(
                 [
@@ -98,6 +101,14 @@ class ClientApi:
                     web.get(f"{prefix}/workers", self._for_client(self._live_workers)),
                     web.get(f"{prefix}/workers/catalog", self._for_client(self._catalog)),
                     web.get(f"{prefix}/dashboard", self._for_client(self._dashboard)),
+                    web.get(f"{prefix}/admin/dead-events", self._for_client(dead.show)),
+                    web.post(
+                        f"{prefix}/admin/dead-events/{{dead_id}}/replay",
+                        self._for_client(dead.replay),
+                    ),
+                    web.delete(
+                        f"{prefix}/admin/dead-events/{{dead_id}}", self._for_client(dead.delete)
+                    ),
                 ]
             )
         app.middlewares.append(self._blueprint_endpoints)

@@ -1,17 +1,18 @@
-"""Acts on what did not happen in time: due timers, silent workers; relays; removes dead consumers.
+"""Acts on what did not happen in time: due timers, silent workers; relays; clears away and mends.
 
 It sleeps on the clock until the next moment something is due; a hint of an earlier one wakes it.
 """
 
 import asyncio
 import math
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from avtomatika_common.backend.ports import Backend, Lease
 from avtomatika_common.ids import new_id
 from avtomatika_common.leadership import Contact, Work, lead
 from avtomatika_common.logs import get_logger
+from avtomatika_watcher.reconciler import Reconciler
 from avtomatika_watcher.settings import Settings
 
 WORKERS_LEASE: Final = "p0/workers"
@@ -30,7 +31,13 @@ class WatcherService:
         self._settings = settings
         self._backend = backend
         self._contact = Contact(backend.clock)
+        self._reconciler = Reconciler(settings, backend)
         self._holder = f"{settings.instance_id}-{new_id()}"
+
+    @property
+    def mended(self) -> Mapping[str, int]:
+        """How many inconsistencies were mended here, by their kind."""
+        return self._reconciler.mended
 
     async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
@@ -64,6 +71,7 @@ class WatcherService:
                 self._fire_timers(partition, lease, alarm),
                 self._hear_of_timers(f"p{partition}", position, alarm),
                 self._relay(partition),
+                self._reconciler.watch(partition),
             )
 
         return watch
@@ -101,7 +109,10 @@ class WatcherService:
     async def _watch_workers(self, _lease: Lease) -> None:
         position = await self._backend.hints.position("w")
         await _together(
-            self._expire_workers(), self._return_leases(position), self._remove_consumers()
+            self._expire_workers(),
+            self._return_leases(position),
+            self._remove_consumers(),
+            self._reconciler.watch_places(),
         )
 
     async def _expire_workers(self) -> None:

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from avtomatika_common.backend.memory.storage import MemoryStorage
-from avtomatika_common.backend.ports import StorageBackend, StoreOptions
+from avtomatika_common.backend.ports import Durability, StorageBackend, StoreOptions
 from avtomatika_common.config import Config
 from avtomatika_common.lifecycle import StartupError
 
@@ -35,6 +35,7 @@ def storage_of(config: Config) -> StorageBackend:
 
 def store_options(config: Config) -> StoreOptions:
     return StoreOptions(
+        durability=Durability(config.AVTOMATIKA_DURABILITY),
         partitions=config.AVTOMATIKA_PARTITIONS,
         retention_seconds=config.JOB_RETENTION_SECONDS,
         keep_facts=config.history_uri() is not None,

@@ -15,6 +15,7 @@ import msgspec
 
 from avtomatika_common.clock import Clock
 from avtomatika_core.commands import NextAttempt, Step
+from avtomatika_core.consistency import Around, Mend
 from avtomatika_core.errors import AvtomatikaError
 from avtomatika_core.events import (
     CancelRequested,
@@ -26,6 +27,7 @@ from avtomatika_core.events import (
 from avtomatika_core.job import (
     Branch,
     BranchResult,
+    Head,
     Job,
     JobId,
     JobStatus,
@@ -59,8 +61,21 @@ class LostClaim(AvtomatikaError):
     """The entry is no longer pending for this consumer: another one answers it. Nothing was written."""
 
 
+def too_many_new_jobs(group: str) -> str:
+    return f"too many new jobs of executor group {group!r} wait"
+
+
 class JobNotFound(AvtomatikaError):
     """No such job, or its retention is over."""
+
+
+class UnreadableJob(AvtomatikaError):
+    """The job's document cannot be decoded: a newer version wrote it, perhaps."""
+
+    def __init__(self, salvaged: "Stored", reason: str) -> None:
+        super().__init__(f"The job's document could not be read: {reason.rstrip('.')}.")
+        self.salvaged = salvaged
+        """What can be read of it, and something plain for the rest."""
 
 
 class JobIsTerminal(AvtomatikaError):
@@ -116,6 +131,8 @@ class Stored(_Value, frozen=True, kw_only=True):
     """Part of the fence the commit of this value writes: drawn once, so that a repeat is the same."""
     tries: int = 0
     """Deliveries since the last commit."""
+    is_salvaged: bool = False
+    """Something plain stands for what could not be read: a commit replaces the whole document."""
 
 
 class Delivery(_Value, frozen=True, kw_only=True):
@@ -131,6 +148,8 @@ class Delivery(_Value, frozen=True, kw_only=True):
     partition: int
     is_branch: bool = False
     """The event belongs to a branch of a fan-out, not to the job's own wait."""
+    tries: int = 0
+    """Of a branch's event: how often it could not be handled. Of others the job knows."""
 
 
 PROGRESS_KEPT: Final = 100
@@ -178,7 +197,9 @@ class JobStore(Protocol):
         """
         ...
 
-    async def load(self, job_id: JobId) -> Stored | None: ...
+    async def load(self, job_id: JobId) -> Stored | None:
+        """Raises UnreadableJob."""
+        ...
 
     async def commit(
         self,
@@ -188,14 +209,16 @@ class JobStore(Protocol):
         *,
         packed_data: bytes | None = None,
         requeue: bool = False,
+        set_aside: str | None = None,
     ) -> Stored:
         """Write the step and all its commands, all or nothing.
 
         While the job is running `delivery` stays pending as its claim (with `requeue` a new entry
         becomes the claim and `delivery` is answered); else `delivery` is answered. So it is, and the
         claim stays with its entry, where the event came beside what the job does (`is_beside`).
-        `packed_data` is `step.job.data` as bytes, from a caller that has them. Raises StaleJob,
-        LostClaim, and then nothing was written. After StoreUnavailable the same call may be repeated
+        `packed_data` is `step.job.data` as bytes, from a caller that has them. `set_aside`: the reason
+        why `delivery` becomes a dead event, with the job as it was before. Raises StaleJob, LostClaim,
+        and then nothing was written. After StoreUnavailable the same call may be repeated
         with the same arguments: it is applied once.
         """
         ...
@@ -334,10 +357,10 @@ class Inbox(Protocol):
         """Hand the entry to another executor group; a claim follows it. Raises LostClaim."""
         ...
 
-    async def defer(self, delivery: Delivery, seconds: float) -> None:
+    async def defer(self, delivery: Delivery, seconds: float, *, failed: bool = False) -> None:
         """Deliver the entry again later, to whoever reads then; a claim follows it.
 
-        Raises LostClaim.
+        `failed`: it could not be handled, which counts as one of its tries. Raises LostClaim.
         """
         ...
 
@@ -347,6 +370,38 @@ class Inbox(Protocol):
 
     async def length(self) -> int:
         """Entries not yet answered, over all groups and partitions."""
+        ...
+
+
+DEAD_EVENTS_KEPT: Final = 1000
+"""Per partition, the newest."""
+
+
+class DeadEvent(_Value, frozen=True, kw_only=True):
+    """An inbox entry that could not be handled."""
+
+    dead_id: str
+    job_id: JobId
+    """Empty: the entry named none."""
+    reason: str
+    at: float
+    event: Mapping[str, Any] | None
+    """None: it cannot be decoded."""
+
+
+class DeadEvents(Protocol):
+    async def newest(self, limit: int) -> list[DeadEvent]: ...
+
+    async def replay(self, dead_id: str) -> bool:
+        """Put the entry back into its lane; False: there is no such dead event.
+
+        A job that was quarantined with it, and that nothing has changed since, is as it was before;
+        but not while it waited for branches, which were closed then.
+        """
+        ...
+
+    async def delete(self, dead_id: str) -> bool:
+        """Forget it; False: there is no such dead event."""
         ...
 
 
@@ -620,7 +675,8 @@ class WorkerDirectory(Protocol):
     ) -> Beat | None:
         """Renew the registration, merge `changes` shallowly.
 
-        None: unknown or expired worker, nothing is created. `current_tasks` in `changes` takes what
+        None: unknown worker, or one whose registration has ended (`expire`); nothing is created.
+        Until then a late one counts as any other. `current_tasks` in `changes` takes what
         it does not name off the list of tasks to stop.
         """
         ...
@@ -649,7 +705,8 @@ class WorkerDirectory(Protocol):
     ) -> int | None:
         """A poll is open at `gateway`: the worker may be given up to `room` tasks, all at once.
 
-        Renews the registration. Returns the worker's incarnation; None: unknown or expired worker.
+        Renews the registration, as `beat` does. Returns the worker's incarnation; None: unknown
+        worker, or one whose registration has ended.
         """
         ...
 
@@ -822,6 +879,95 @@ class Timers(Protocol):
         ...
 
 
+class LiveJob(_Value, frozen=True, kw_only=True):
+    """A job that is listed as live."""
+
+    job_id: JobId
+    fence: str
+    head: Head | None
+    """None: there is no such job."""
+    cancelled: bool
+
+
+class LookAt(_Value, frozen=True, kw_only=True):
+    """A job to look at."""
+
+    job: LiveJob
+    since: float | None = None
+    """When something was found missing; None: nothing was."""
+    branches: tuple[TaskId, ...] = ()
+    """Open branches to look at beside those that are drawn."""
+
+
+class Seen(_Value, frozen=True, kw_only=True):
+    """What was seen beside a job."""
+
+    around: Around
+    mark: str
+    """Changes with everything that happens to the job. Empty: there is no such job."""
+    is_current: bool
+    """The job is as it was when its head was read."""
+    may_have_event: bool
+    """An event of the job that was there at `since` may not be answered yet."""
+    at: float
+
+
+OrphanKind = Literal["timer", "deferred", "quarantine", "lease", "hold"]
+
+
+class Orphan(_Value, frozen=True, kw_only=True):
+    """Something beside the jobs that belongs to none: a timer, a place of a worker …"""
+
+    kind: OrphanKind
+    name: str
+    worker_id: WorkerId | None = None
+    """Whose place it is."""
+    mark: str = ""
+    """Of two looks at the same one it is the same."""
+
+
+BRANCHES_LOOKED_AT: Final = 16
+"""Of a fan-out with more, so many are drawn at each look."""
+LOOKS_AT_ONCE: Final = 512
+"""Jobs and branches together."""
+
+
+class Inspection(Protocol):
+    """What stands beside the live jobs, for who mends what is missing. Nothing of it is urgent."""
+
+    async def live(self, partition: int, cursor: str, limit: int) -> tuple[str, Sequence[LiveJob]]:
+        """About `limit` live jobs from `cursor` on ("0": the first), and the next one ("0": all seen).
+
+        A job whose head cannot be decoded is left out.
+        """
+        ...
+
+    async def around(self, partition: int, looks: Sequence[LookAt]) -> list[Seen]:
+        """What stands beside these jobs now: in one moment, `LOOKS_AT_ONCE` at most."""
+        ...
+
+    async def mend(self, partition: int, job_id: JobId, mark: str, mend: Mend) -> bool:
+        """Carry it out, if the job's mark is still this one."""
+        ...
+
+    async def orphans(
+        self, partition: int, cursor: str, limit: int
+    ) -> tuple[str, Sequence[Orphan]]:
+        """Timers, deferred entries and the quarantine list, with a cursor as for `live`."""
+        ...
+
+    async def orphan_places(self, cursor: str, limit: int) -> tuple[str, Sequence[Orphan]]:
+        """Places that workers hold for tasks they do not have, with a cursor as for `live`.
+
+        What is still on its way to the workers' directory is none.
+        """
+        ...
+
+    async def remove(self, partition: int, orphan: Orphan) -> bool:
+        """Remove it, if it is still one; a deferred entry is delivered. A hold is of no partition."""
+        ...
+
+
 class Relay(Protocol):
     """Carries what one partition decided to where it takes effect."""
 
@@ -984,6 +1130,8 @@ class Backend(Protocol):
     @property
     def inbox(self) -> Inbox: ...
     @property
+    def dead_events(self) -> DeadEvents: ...
+    @property
     def board(self) -> TaskBoard: ...
     @property
     def workers(self) -> WorkerDirectory: ...
@@ -997,6 +1145,8 @@ class Backend(Protocol):
     def timers(self) -> Timers: ...
     @property
     def relay(self) -> Relay: ...
+    @property
+    def inspection(self) -> Inspection: ...
     @property
     def schedules(self) -> Schedules: ...
     @property
@@ -1019,9 +1169,21 @@ class Backend(Protocol):
     async def close(self) -> None: ...
 
 
+class Durability(StrEnum):
+    """What an answer to the outside stands on, where the store can lose something."""
+
+    FAST = "fast"
+    """It is in the store's memory."""
+    SAFE = "safe"
+    """It is in the store's log, which goes to disk each second."""
+    STRICT = "strict"
+    """It is on disk, and on every replica there is."""
+
+
 class StoreOptions(_Value, frozen=True, kw_only=True):
     """What a backend must be told once, the same by every process of a deployment."""
 
+    durability: Durability = Durability.SAFE
     partitions: int = 1
     retention_seconds: float = 604_800
     """How long a terminal job is kept; 0: for ever."""
@@ -1030,6 +1192,8 @@ class StoreOptions(_Value, frozen=True, kw_only=True):
     block_seconds: float = 5.0
     """Longest wait of a blocking read."""
     delivery_timeout_seconds: float = 5.0
+    most_new_jobs: int = 1_000_000
+    """New jobs of one executor group and partition that may wait; more are refused."""
 
 
 class StorageBackend(Backend, Protocol):

@@ -1,11 +1,16 @@
 """The inbox in memory: entries wait in two lanes per executor group, then with who has read them."""
 
+import msgspec
+
 from avtomatika_common import codec
 from avtomatika_common.backend.memory.liveness import MemoryLiveness
 from avtomatika_common.backend.memory.tables import Entry, JobRecord, Tables
 from avtomatika_common.backend.ports import Consumer, Delivery, DropAnswer, Inbox, LostClaim
-from avtomatika_core.events import SignalReceived
+from avtomatika_common.logs import get_logger
+from avtomatika_core.events import InboxEvent, SignalReceived
 from avtomatika_core.job import JobStatus
+
+log = get_logger()
 
 
 class MemoryInbox(Inbox):
@@ -35,13 +40,14 @@ class MemoryInbox(Inbox):
     def _delivery(self, entry: Entry, consumer: str) -> Delivery:
         return Delivery(
             job_id=entry.job_id,
-            event=codec.unpack_event(entry.event),
+            event=_event_of(entry),
             entry_id=entry.entry_id,
             lane=entry.lane,
             group=entry.group,
             consumer=consumer,
             partition=self._tables.partition_of(entry.job_id),
             is_branch=entry.is_branch,
+            tries=entry.tries,
         )
 
     async def pending(self, group: str, consumer: str) -> list[Delivery]:
@@ -80,17 +86,20 @@ class MemoryInbox(Inbox):
         entry.group = group
         self._tables.requeue(entry)
 
-    async def defer(self, delivery: Delivery, seconds: float) -> None:
+    async def defer(self, delivery: Delivery, seconds: float, *, failed: bool = False) -> None:
         entry = self._mine(delivery)
         self._tables.answer(entry)
+        record = self._tables.job(entry.job_id)
+        if failed and entry.is_branch:
+            entry.tries += 1
+        elif failed and record is not None:
+            record.tries += 1
         self._tables.deferred[entry.entry_id] = entry
         due = self._tables.clock.now() + seconds
         self._tables.set_timer("entry", entry.job_id, entry.entry_id, due)
 
     async def set_aside(self, delivery: Delivery, reason: str) -> None:
-        entry = self._mine(delivery)
-        self._tables.answer(entry)
-        self._tables.dead.append((entry, reason))
+        self._tables.set_aside(self._mine(delivery), reason)
 
     # --- consumers
 
@@ -133,6 +142,15 @@ class MemoryInbox(Inbox):
 
     async def length(self) -> int:
         return len(self._tables.entries)
+
+
+def _event_of(entry: Entry) -> InboxEvent | None:
+    try:
+        event: InboxEvent = codec.unpack_event(entry.event)
+    except msgspec.MsgspecError as error:
+        log.warning("inbox entry unreadable", entry=entry.entry_id, error=str(error))
+        return None
+    return event
 
 
 def _oldest_first(entries: dict[str, Entry]) -> list[Entry]:

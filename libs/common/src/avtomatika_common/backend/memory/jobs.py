@@ -9,7 +9,13 @@ import msgspec
 from msgspec.structs import replace
 
 from avtomatika_common import codec
-from avtomatika_common.backend.memory.tables import CLOSED, JobRecord, Tables, Task
+from avtomatika_common.backend.memory.tables import (
+    CLOSED,
+    JobRecord,
+    Quarantined,
+    Tables,
+    Task,
+)
 from avtomatika_common.backend.ports import (
     ApprovalNotOpen,
     Created,
@@ -25,8 +31,12 @@ from avtomatika_common.backend.ports import (
     Progress,
     StaleJob,
     Stored,
+    StoreFull,
     TooManySignals,
+    UnreadableJob,
+    too_many_new_jobs,
 )
+from avtomatika_common.backend.salvage import salvaged_job
 from avtomatika_common.records import pack_fact, pack_notification
 from avtomatika_core.commands import (
     CancelChild,
@@ -93,6 +103,9 @@ class MemoryJobs(JobStore):
                 return Created(job_id=first, is_repeat=True)
         if tables.job(job.id) is not None or self._was_made(job.id, now):
             return Created(job_id=job.id, is_repeat=True)
+        waiting = tables.group(job.origin.group).lanes["new"]
+        if len(waiting) >= tables.options.most_new_jobs:
+            raise StoreFull(too_many_new_jobs(job.origin.group))
         record = tables.new_record(job)
         fact = self._created_fact(job, record)
         timeout = job.origin.timeout_seconds
@@ -144,8 +157,9 @@ class MemoryJobs(JobStore):
         return None if record is None else self._stored(job_id, record)
 
     def _stored(self, job_id: JobId, record: JobRecord) -> Stored:
-        return Stored(
-            job=Job(
+        unreadable: msgspec.MsgspecError | None = None
+        try:
+            job = Job(
                 id=job_id,
                 origin=codec.unpack_origin(record.origin),
                 head=codec.unpack_head(record.head),
@@ -153,13 +167,32 @@ class MemoryJobs(JobStore):
                 run=record.run,
                 cancelled=record.cancelled,
                 signals=codec.unpack_signals(record.signals),
-            ),
+            )
+        except msgspec.MsgspecError as error:
+            unreadable = error
+            job = salvaged_job(
+                job_id,
+                record.origin,
+                record.head,
+                record.data,
+                status=record.status,
+                group=record.group,
+                owner=record.owner,
+                run=record.run,
+                now=self._tables.clock.now(),
+            )
+        stored = Stored(
+            job=job,
             fence=record.fence,
             next_nonce=str(self._tables.number()),
             packed_data=record.data,
             claim=record.claim,
             tries=record.tries,
+            is_salvaged=unreadable is not None,
         )
+        if unreadable is not None:
+            raise UnreadableJob(stored, str(unreadable)) from unreadable
+        return stored
 
     async def commit(
         self,
@@ -169,6 +202,7 @@ class MemoryJobs(JobStore):
         *,
         packed_data: bytes | None = None,
         requeue: bool = False,
+        set_aside: str | None = None,
     ) -> Stored:
         # On Redis each commit waits for the network. Here a long chain would keep the loop to itself.
         self._commits += 1
@@ -176,7 +210,9 @@ class MemoryJobs(JobStore):
             await asyncio.sleep(0)
         record = self._tables.jobs.get(step.job.id)
         if record is None or record.nonce != stored.next_nonce:
-            record = self._write(record, stored, step, delivery, packed_data, requeue=requeue)
+            record = self._write(
+                record, stored, step, delivery, packed_data, requeue=requeue, set_aside=set_aside
+            )
         return Stored(
             job=step.job,
             fence=record.fence,
@@ -194,6 +230,7 @@ class MemoryJobs(JobStore):
         packed_data: bytes | None,
         *,
         requeue: bool,
+        set_aside: str | None,
     ) -> JobRecord:
         tables, job = self._tables, step.job
         head = job.head
@@ -203,18 +240,24 @@ class MemoryJobs(JobStore):
         if record is None or record.fence != stored.fence:
             raise StaleJob
         packed_head = codec.pack(head)
-        if job.data is stored.job.data:
+        if job.data is stored.job.data and not stored.is_salvaged:
             packed_data = stored.packed_data
         elif packed_data is None:
             packed_data = codec.pack_data(job.data)
         is_new = job.signals is not stored.job.signals
         packed_signals = codec.pack(job.signals) if is_new else record.signals
         effects = self._effects(record, stored, step)
+        packed_origin = codec.pack(job.origin) if stored.is_salvaged else record.origin
+        before = (record.status, record.origin, record.head, record.data, record.wait)
+        deadline = tables.deadline(job.id)
+        was_marked, was_claim = record.cancelled, record.claim == entry.entry_id
 
         # Everything is packed, so nothing below can fail.
         record.renew_fence(stored.next_nonce)
-        record.signals = packed_signals
-        record.signals_taken = job.signals.taken
+        record.origin = packed_origin
+        if is_new:
+            record.signals = packed_signals
+            record.signals_taken = job.signals.taken
         record.tries = 0
         if is_beside(stored.job, job):
             tables.answer(entry)
@@ -226,7 +269,11 @@ class MemoryJobs(JobStore):
         record.wait = head.wait.token if isinstance(head.wait, ApprovalWait) else None
         if record.status is not head.status:
             tables.set_status(record, head.status)
-        if head.status is not JobStatus.RUNNING:
+        if set_aside is not None:
+            record.claim = None
+            was = Quarantined(record.fence, was_claim, *before, deadline, was_marked)
+            tables.set_aside(entry, set_aside, was)
+        elif head.status is not JobStatus.RUNNING:
             record.claim = None
             tables.answer(entry)
         elif requeue:
@@ -410,7 +457,10 @@ class MemoryJobs(JobStore):
         record = self._tables.job(job_id)
         if record is None:
             return None
-        stored = self._stored(job_id, record)
+        try:
+            stored = self._stored(job_id, record)
+        except UnreadableJob as error:
+            stored = error.salvaged
         wait = stored.job.head.wait
         return JobView(
             job=stored.job,

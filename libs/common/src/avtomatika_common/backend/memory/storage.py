@@ -5,8 +5,10 @@ from typing import Any
 from avtomatika_common import codec
 from avtomatika_common.backend.memory.board import MemoryBoard
 from avtomatika_common.backend.memory.catalogue import MemoryCatalogue
+from avtomatika_common.backend.memory.dead import MemoryDeadEvents
 from avtomatika_common.backend.memory.hints import MemoryHints
 from avtomatika_common.backend.memory.inbox import MemoryInbox
+from avtomatika_common.backend.memory.inspection import MemoryInspection
 from avtomatika_common.backend.memory.jobs import MemoryJobs
 from avtomatika_common.backend.memory.key_values import MemoryKeyValues
 from avtomatika_common.backend.memory.leases import MemoryLeases
@@ -39,6 +41,7 @@ class MemoryStorage:
         self.liveness = MemoryLiveness(on_end=self._forget)
         self.jobs = MemoryJobs(tables)
         self.inbox = MemoryInbox(tables, self.liveness)
+        self.dead_events = MemoryDeadEvents(tables)
         self.board = MemoryBoard(tables)
         self.mailbox = MemoryMailbox(tables)
         self._sockets = Sockets(self.clock, self.liveness, self.mailbox)
@@ -47,6 +50,7 @@ class MemoryStorage:
         self.leases = MemoryLeases(self.clock)
         self.timers = MemoryTimers(tables, self.leases)
         self.relay = MemoryRelay(tables, self.board, self.workers)
+        self.inspection = MemoryInspection(tables, self.workers)
         self.schedules = MemorySchedules(tables, self.leases)
         self.catalogue = MemoryCatalogue(tables)
         self.facts = MemoryWorkStream(tables, lambda here: here.facts, self.liveness)

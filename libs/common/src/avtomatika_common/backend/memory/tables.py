@@ -8,12 +8,13 @@ import secrets
 from bisect import bisect_left, insort
 from collections import Counter, deque
 from itertools import count
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from avtomatika_common import codec, ids
 from avtomatika_common.backend.memory.signals import Signals
 from avtomatika_common.backend.memory.timetable import Kind, Timer, Timetable
 from avtomatika_common.backend.ports import (
+    DEAD_EVENTS_KEPT,
     PROGRESS_KEPT,
     Hint,
     LeasedTask,
@@ -37,7 +38,6 @@ LOST: Final = "lost"
 CLOSED: Final = "closed"
 
 _HINTS_KEPT: Final = 1000
-_DEAD_KEPT: Final = 10_000
 
 
 def jitter() -> float:
@@ -48,7 +48,7 @@ def jitter() -> float:
 class Entry:
     """One inbox entry; `consumer` None: nobody has read it yet."""
 
-    __slots__ = ("consumer", "entry_id", "event", "group", "is_branch", "job_id", "lane")
+    __slots__ = ("consumer", "entry_id", "event", "group", "is_branch", "job_id", "lane", "tries")
 
     def __init__(
         self,
@@ -66,6 +66,8 @@ class Entry:
         self.event = event
         self.is_branch = is_branch
         self.consumer: str | None = None
+        self.tries = 0
+        """Of a branch's event: how often it could not be handled."""
 
 
 class Group:
@@ -226,6 +228,31 @@ class JobRecord:
         self.fence = f"{self.version}:{nonce}"
 
 
+class Quarantined(NamedTuple):
+    """What a job was before it was quarantined with a dead event."""
+
+    fence: str
+    """Its fence since then."""
+    is_claim: bool
+    status: JobStatus
+    origin: bytes
+    head: bytes
+    data: bytes
+    wait: str | None
+    deadline: float | None
+    cancelled: bool
+
+
+class DeadEntry(NamedTuple):
+    """An entry that could not be handled."""
+
+    dead_id: str
+    entry: Entry
+    reason: str
+    at: float
+    was: Quarantined | None = None
+
+
 class WorkEntry:
     """One entry of a work stream."""
 
@@ -274,7 +301,8 @@ class Tables:
         self.groups: dict[str, Group] = {}
         self.entries: dict[str, Entry] = {}
         self.deferred: dict[str, Entry] = {}
-        self.dead: deque[tuple[Entry, str]] = deque(maxlen=_DEAD_KEPT)
+        self.dead: dict[str, DeadEntry] = {}
+        """Oldest first."""
         self.partitions = [Partition() for _ in range(self.options.partitions)]
         self.facts = WorkLog("facts")
         self.notifications = WorkLog("notifications")
@@ -326,8 +354,10 @@ class Tables:
     def forget_ended(self, now: float) -> None:
         while self.ends and self.ends[0][0] <= now:
             job_id = self.ends.popleft()[1]
-            self.jobs.pop(job_id, None)
-            self.quarantined.pop(job_id, None)
+            record = self.jobs.get(job_id)
+            if record is not None and record.expires_at is not None and record.expires_at <= now:
+                del self.jobs[job_id]
+                self.quarantined.pop(job_id, None)
 
     def count(self, record: JobRecord, by: int) -> None:
         self.counts[record.status, None] += by
@@ -405,6 +435,13 @@ class Tables:
         assert entry.consumer is not None, "only what was read is answered"
         del self.groups[entry.group].consumers[entry.consumer][entry.entry_id]
 
+    def set_aside(self, entry: Entry, reason: str, was: Quarantined | None = None) -> None:
+        self.answer(entry)
+        dead_id = str(self.number())
+        self.dead[dead_id] = DeadEntry(dead_id, entry, reason, self.clock.now(), was)
+        if len(self.dead) > DEAD_EVENTS_KEPT:
+            del self.dead[next(iter(self.dead))]
+
     # --- work streams
 
     def add_work(self, log: WorkLog, job_id: JobId, payload: bytes) -> None:
@@ -426,6 +463,10 @@ class Tables:
 
     def has_timer(self, kind: Kind, job_id: JobId, token: str) -> bool:
         return (kind, job_id, token) in self.partitions[self.partition_of(job_id)].timetable
+
+    def deadline(self, job_id: JobId) -> float | None:
+        """When the job's own time is over."""
+        return self.partitions[self.partition_of(job_id)].timetable.due(("job", job_id, ""))
 
     def hint_log(self, source: str) -> HintLog:
         log = self.hint_logs.get(source)

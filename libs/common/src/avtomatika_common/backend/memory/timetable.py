@@ -1,5 +1,6 @@
 """Timers of one partition, in the order in which they are due."""
 
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from typing import Literal
 
@@ -22,6 +23,12 @@ class Timetable:
 
     def __contains__(self, timer: Timer) -> bool:
         return timer in self._due
+
+    def due(self, timer: Timer) -> float | None:
+        return self._due.get(timer)
+
+    def __iter__(self) -> Iterator[Timer]:
+        return iter(self._due)
 
     def set(self, timer: Timer, due: float) -> bool:
         """Whether it is now the first to come."""

@@ -126,6 +126,15 @@ class MemoryWorkers(WorkerDirectory):
             stamp=known.stamp,
         )
 
+    def kept_places(self) -> list[tuple[WorkerId, TaskId, int]]:
+        """Worker, task and number of its offer for each place whose lease is known here."""
+        return [
+            (worker_id, task_id, hold.offer_number)
+            for worker_id, known in self._registrations.items()
+            for task_id, hold in known.holds.items()
+            if hold.until == math.inf
+        ]
+
     # --- registrations
 
     async def register(
@@ -155,10 +164,9 @@ class MemoryWorkers(WorkerDirectory):
     async def beat(
         self, worker_id: WorkerId, changes: Mapping[str, Any] | None, ttl_seconds: float
     ) -> Beat | None:
-        live = self._live(worker_id)
+        live = self._renewed(worker_id, ttl_seconds)
         if live is None:
             return None
-        live.expires_at = self._now() + ttl_seconds
         document = live.document
         changed = {
             key: value
@@ -178,10 +186,17 @@ class MemoryWorkers(WorkerDirectory):
             held=self._places(live).held,
         )
 
+    def _renewed(self, worker_id: WorkerId, ttl_seconds: float) -> _Registration | None:
+        """Also one whose time is over and that nobody has ended."""
+        known, now = self._registrations.get(worker_id), self._now()
+        if known is not None:
+            if known.expires_at <= now:
+                self._hint(worker_id)
+            known.expires_at = now + ttl_seconds
+        return known
+
     async def leave(self, worker_id: WorkerId) -> bool:
-        was_live = self._live(worker_id) is not None
-        self._end(worker_id, lost=not was_live)
-        return was_live
+        return self._end(worker_id, lost=False) is not None
 
     async def expire(self) -> int:
         now = self._now()
@@ -238,11 +253,10 @@ class MemoryWorkers(WorkerDirectory):
         *,
         room: int = 1,
     ) -> int | None:
-        live = self._live(worker_id)
+        live = self._renewed(worker_id, ttl_seconds)
         if live is None:
             return None
         now = self._now()
-        live.expires_at = now + ttl_seconds
         live.credits = {p: credit for p, credit in live.credits.items() if credit.until > now}
         live.credits[poll_id] = _Credit(gateway, until, room)
         self._hint_places(worker_id, live)

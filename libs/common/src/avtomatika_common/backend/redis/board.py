@@ -64,7 +64,7 @@ class RedisBoard(TaskBoard):
         self._partitions = partitions
         self._leases = Together(commands, _LEASE, delivery_timeout_ms)
         self._confirmations = Together(commands, _CONFIRM)
-        self._results = Together(commands, _END_LEASES)
+        self._results = Together(commands, _END_LEASES, outward=True)
 
     def _p(self, job_id: str) -> str:
         return keys.partition(ids.partition_of(job_id, self._partitions))
@@ -218,6 +218,7 @@ class RedisBoard(TaskBoard):
                     p, job_id, task_id, worker_id, event_id,
                     b"" if event is None else codec.pack(event), notification or b"", EVENTS_KNOWN,
                 ],
+                outward=True,
             ),
         )  # fmt: skip
         if answer == b"again":

@@ -6,6 +6,7 @@ sent again. Blocking reads have connections of their own.
 
 import asyncio
 import math
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
@@ -28,7 +29,8 @@ from redis.exceptions import (
 )
 
 from avtomatika_common.backend.ports import StoreFull, StoreUnavailable
-from avtomatika_common.backend.redis.scripts import Script
+from avtomatika_common.backend.redis import keys
+from avtomatika_common.backend.redis.scripts import Script, script
 from avtomatika_common.logs import get_logger
 
 log = get_logger()
@@ -42,6 +44,11 @@ _LANES: Final = 2
 _LONGEST_BATCH: Final = 256
 _ANSWER_SECONDS: Final = 5.0
 """Longest wait for a connection, or for the answers to one batch; then it counts as broken."""
+_REPLICAS_MS: Final = 1000
+"""Longest wait for the replicas, well below that for an answer."""
+_ONLINE_REPLICA: Final = re.compile(rb"^slave\d+:.*\bstate=online\b", re.MULTILINE)
+_BEGIN_WAIT: Final = _pack(("EVAL", script("begin_wait").source, 1, keys.META))
+_ASK_INFO: Final = _pack(("INFO", "replication"))
 _BACKOFF_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _POOL_SETTINGS: Final = ("maint_", "orig_", "oss_", "himport_")
 _NETWORK_ERRORS: Final = (RedisError, OSError, TimeoutError)
@@ -161,10 +168,25 @@ class Commands:
         self._queue: deque[_Call] = deque()
         self._wake = asyncio.Event()
         self._lanes: list[asyncio.Task[None]] = []
+        self._asks_replicas = False
+        self._replicas = 0
+        """How many there were last."""
+        self._outward = self
+        """Where calls go whose answers somebody outside is told."""
         self.breaks = 0
         """How often a connection broke: what was under way then may have been done twice."""
 
-    def open(self) -> None:
+    def open(self, *, replicated: bool = False) -> None:
+        """`replicated`: outward calls are answered once every replica there is has them."""
+        if replicated:
+            # On lanes of their own: a replica that lags holds up nothing else.
+            self._outward = Commands(
+                self._pool,
+                give_up_seconds=self._give_up_seconds,
+                answer_seconds=self._answer_seconds,
+            )
+            self._outward._asks_replicas = True  # noqa: SLF001 - it is one of us
+            self._outward.open()
         self._loop = asyncio.get_running_loop()
         self._lanes = [
             self._loop.create_task(self._lane(), name=f"redis commands {number}")
@@ -172,6 +194,9 @@ class Commands:
         ]
 
     async def close(self) -> None:
+        if self._outward is not self:
+            await self._outward.close()
+            self._outward = self
         for lane in self._lanes:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
@@ -182,11 +207,20 @@ class Commands:
         self._queue.clear()
 
     def script(
-        self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]
+        self,
+        script: Script,
+        keys: Sequence[Argument],
+        arguments: Sequence[Argument],
+        *,
+        outward: bool = False,
     ) -> asyncio.Future[Any]:
-        """Run a script. Awaiting raises ResponseError, StoreFull, StoreUnavailable."""
+        """Run a script. Awaiting raises ResponseError, StoreFull, StoreUnavailable.
+
+        `outward`: somebody outside is told that it is done.
+        """
         packed = _pack(("EVALSHA", script.sha, len(keys), *keys, *arguments))
-        return self._send(packed, script)
+        to = self._outward if outward else self
+        return to._send(packed, script)  # noqa: SLF001 - it is one of us
 
     def command(self, *arguments: Argument) -> asyncio.Future[Any]:
         """Run one plain command. Awaiting raises ResponseError, StoreUnavailable."""
@@ -254,9 +288,7 @@ class Commands:
             if call.until is None:
                 call.until = now + self._give_up_seconds - self._answer_seconds
             if call.until <= now:
-                call.future.set_exception(
-                    StoreUnavailable(f"Redis does not answer: {_words(error)}")
-                )
+                _refuse(call, StoreUnavailable(f"Redis does not answer: {_words(error)}"))
             else:
                 self._queue.append(call)
         if self._queue:  # an idle lane may have found it empty meanwhile
@@ -267,35 +299,68 @@ class Commands:
         await self._pool.release(connection)
 
     async def _exchange(self, connection: AbstractConnection, batch: list[_Call]) -> None:
-        missing: list[_Call] = []
-        reason: ResponseError | None = None
+        sent = [call.packed for call in batch]
+        asked = self._replicas
+        if self._asks_replicas:
+            sent.append(_ask_replicas(asked))
         replies = _Arrived(connection)
         async with asyncio.timeout(self._answer_seconds):
-            await connection.send_packed_command(
-                b"".join([call.packed for call in batch]), check_health=False
-            )
-            for call in batch:
-                try:
-                    reply = replies.next()
-                    if reply is replies.nothing:
-                        reply = await _answer(connection)
-                except NoScriptError:
-                    missing.append(call)
-                except OutOfMemoryError as error:
-                    _refuse(call, StoreFull(str(error)))
-                except ResponseError as error:
-                    if not _passes(error):
-                        _refuse(call, error)
-                        continue
-                    reason = error
-                else:
-                    if not call.future.done():
-                        call.future.set_result(reply)
-        if reason is not None:  # as if it had not answered: a new connection, the same calls again
-            raise _NotNow(str(reason))
+            await connection.send_packed_command(b"".join(sent), check_health=False)
+            missing, held = await self._read_replies(connection, replies, batch)
+            if self._asks_replicas:
+                await self._release(connection, held, asked)
         if missing:
             await self._load_scripts(connection, missing)
             await self._exchange(connection, missing)
+
+    async def _read_replies(
+        self, connection: AbstractConnection, replies: _Arrived, batch: list[_Call]
+    ) -> tuple[list[_Call], list[tuple[_Call, Any]]]:
+        """Answer the calls; what is left: those whose script is missing, those that wait for replicas."""
+        missing: list[_Call] = []
+        held: list[tuple[_Call, Any]] = []
+        reason: ResponseError | None = None
+        for call in batch:
+            try:
+                reply = replies.next()
+                if reply is replies.nothing:
+                    reply = await _answer(connection)
+            except NoScriptError:
+                missing.append(call)
+            except OutOfMemoryError as error:
+                _refuse(call, StoreFull(str(error)))
+            except ResponseError as error:
+                if not _passes(error):
+                    _refuse(call, error)
+                    continue
+                reason = error
+            else:
+                if self._asks_replicas:
+                    held.append((call, reply))
+                else:
+                    _accept(call, reply)
+        if reason is not None:  # as if it had not answered: a new connection, the same calls again
+            raise _NotNow(str(reason))
+        return missing, held
+
+    async def _release(
+        self, connection: AbstractConnection, held: list[tuple[_Call, Any]], asked: int
+    ) -> None:
+        """Answer these calls if every replica there is has what they wrote, else refuse them.
+
+        Also what an earlier, unanswered call wrote: a repeat of it writes nothing, and its answer
+        stands on that.
+        """
+        there_are, reached = await _replicas_reached(connection)
+        if reached < there_are and asked < there_are:  # not all of them were waited for
+            await connection.send_packed_command(_ask_replicas(there_are), check_health=False)
+            there_are, reached = await _replicas_reached(connection)
+        self._replicas = there_are
+        for call, reply in held:
+            if reached >= there_are:
+                _accept(call, reply)
+            else:
+                _refuse(call, StoreUnavailable(f"{reached} of {there_are} replicas have it"))
 
     async def _load_scripts(self, connection: AbstractConnection, calls: list[_Call]) -> None:
         sources = {call.script.name: call.script.source for call in calls if call.script}
@@ -307,9 +372,29 @@ class Commands:
                 await connection.read_response(timeout=math.inf)
 
 
+def _ask_replicas(expected: int) -> bytes:
+    """How many replicas there are, and once so many have all that was written: how many have."""
+    return b"".join([_BEGIN_WAIT, _ASK_INFO, _pack(("WAIT", expected, _REPLICAS_MS))])
+
+
+async def _replicas_reached(connection: AbstractConnection) -> tuple[int, int]:
+    try:
+        await _answer(connection)
+        info, reached = await _answer(connection), await _answer(connection)
+    except ResponseError as error:  # a replica itself by now, perhaps
+        raise _NotNow(str(error)) from error
+    return len(_ONLINE_REPLICA.findall(info)), reached
+
+
+def _accept(call: _Call, reply: object) -> None:
+    if not call.future.done():
+        call.future.set_result(reply)
+
+
 def _refuse(call: _Call, error: Exception) -> None:
     if not call.future.done():
         call.future.set_exception(error)
+        call.future.exception()  # who asked for much at once may hear of the first one only
 
 
 class BlockingReader:
@@ -329,7 +414,7 @@ class BlockingReader:
         try:
             if self._connection is None:
                 self._connection = await _connected(self._pool, _ANSWER_SECONDS)
-            async with asyncio.timeout(seconds + 5.0):
+            async with asyncio.timeout(seconds + _ANSWER_SECONDS):
                 await self._connection.send_packed_command(_pack(arguments), check_health=False)
                 reply = await _answer(self._connection)
             complete = True

@@ -21,7 +21,8 @@ from avtomatika_common.backend.redis.readers import Entry, Readers
 
 _KEPT: Final = 1000
 """Hints remembered here, and the fewest the stream keeps: of more, some may be lost."""
-_BLOCK_SECONDS: Final = 30.0
+_BLOCK_SECONDS: Final = 5.0
+"""Also how long it takes to notice that a read is answered no more."""
 _RETRY_SECONDS: Final = 0.5
 
 Position = tuple[int, int]

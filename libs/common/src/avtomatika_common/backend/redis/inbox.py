@@ -42,6 +42,7 @@ _TAKE_OVER: Final = script("take_over")
 _REMOVE: Final = script("remove_consumer")
 _FORWARD: Final = script("forward_entry")
 _DEFER: Final = script("defer_entry")
+_MAKE_GROUP: Final = script("make_group")
 _SET_ASIDE: Final = script("set_aside")
 _PENDING_AT_ONCE: Final = 10_000
 
@@ -162,12 +163,7 @@ class RedisInbox(Inbox):
         """A stream holds exactly the unfinished work, so a group that vanished begins at its start."""
         if not str(error).startswith(("NOGROUP", "UNBLOCKED")):  # the stream went as we waited
             raise error
-        try:
-            await self._commands.command("XGROUP", "CREATE", stream, "g", "0", "MKSTREAM")
-        except ResponseError as other:
-            if "BUSYGROUP" not in str(other):
-                raise
-        else:
+        if await self._commands.script(_MAKE_GROUP, [stream], []):
             log.info("inbox group made", stream=stream)
 
     async def _deliveries(
@@ -193,7 +189,7 @@ class RedisInbox(Inbox):
                 log.warning("inbox entry unreadable", entry=entry_id.decode(), error=str(error))
             found.append(
                 Delivery(
-                    job_id=JobId(fields.get(b"j", b"").decode()),
+                    job_id=JobId(fields.get(b"j", b"").decode(errors="replace")),
                     event=event,
                     entry_id=entry_id.decode(),
                     lane=lane,
@@ -201,6 +197,7 @@ class RedisInbox(Inbox):
                     consumer=consumer,
                     partition=number,
                     is_branch=b"b" in fields,
+                    tries=int(fields.get(b"x", 0)),
                 )
             )
         return found
@@ -246,13 +243,13 @@ class RedisInbox(Inbox):
         if not done:
             raise LostClaim
 
-    async def defer(self, delivery: Delivery, seconds: float) -> None:
+    async def defer(self, delivery: Delivery, seconds: float, *, failed: bool = False) -> None:
         done = await self._commands.script(
             _DEFER,
             [self._job(delivery)],
             [
                 keys.partition(delivery.partition), delivery.job_id, self._stream(delivery),
-                delivery.consumer, delivery.entry_id, int(seconds * 1000),
+                delivery.consumer, delivery.entry_id, int(seconds * 1000), "1" if failed else "",
             ],
         )  # fmt: skip
         if not done:

@@ -22,13 +22,18 @@ from avtomatika_common.backend.ports import (
     Progress,
     StaleJob,
     Stored,
+    StoreFull,
     StoreOptions,
     TooManySignals,
+    UnreadableJob,
+    too_many_new_jobs,
 )
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.connection import Argument, Commands
 from avtomatika_common.backend.redis.scripts import script
+from avtomatika_common.backend.salvage import salvaged_job
 from avtomatika_common.backend.shapes import shape_of
+from avtomatika_common.clock import Clock
 from avtomatika_common.records import pack_fact, pack_notification
 from avtomatika_core.commands import (
     CancelChild,
@@ -101,8 +106,9 @@ def milliseconds(seconds: float | None) -> int | str:
 
 
 class RedisJobs(JobStore):
-    def __init__(self, commands: Commands, options: StoreOptions) -> None:
+    def __init__(self, commands: Commands, clock: Clock, options: StoreOptions) -> None:
         self._commands = commands
+        self._now = clock.now
         self._options = options
         self._prefixes = [keys.partition(number) for number in range(options.partitions)]
 
@@ -128,11 +134,15 @@ class RedisJobs(JobStore):
                     codec.pack(JobCreated(at=job.origin.created_at)),
                     fact, *self._idempotency(p, idempotency), codec.pack_data(job.data),
                     "1" if once else "", milliseconds(deadline),
+                    self._options.most_new_jobs,
                 ],
+                outward=True,
             ),
         )  # fmt: skip
         if answer == b"REUSED":
             raise IdempotencyKeyReused
+        if answer == b"FULL":
+            raise StoreFull(too_many_new_jobs(job.origin.group))
         return Created(job_id=JobId(job_id.decode()), is_repeat=answer == b"AGAIN")
 
     def _idempotency(self, p: str, given: IdempotencyKey | None) -> tuple[Argument, ...]:
@@ -153,29 +163,44 @@ class RedisJobs(JobStore):
             "list[bytes | None]",
             await self._commands.command(
                 "HMGET", keys.job(self._p(job_id), job_id),
-                "fence", "input", "head", "data", "run", "cancel", "claim", "tries", "signals",
+                "fence", "input", "head", "data", "run", "cancel", "claim", "tries",
+                "status", "group", "owner", "signals",
             ),
         )  # fmt: skip
-        fence, origin, head, data, run, cancel, claim, tries, signals = packed
+        fence, origin, head, data, run, cancel, claim, tries, status, group, owner, signals = packed
         if fence is None or origin is None or head is None or data is None:
             return None
-        job = Job(
-            id=job_id,
-            origin=codec.unpack_origin(origin),
-            head=codec.unpack_head(head),
-            data=codec.unpack_data(data),
-            run=int(run or 0),
-            cancelled=cancel == b"1",
-            signals=codec.unpack_signals(signals),
-        )
-        return Stored(
+        unreadable: msgspec.MsgspecError | None = None
+        try:
+            job = Job(
+                id=job_id,
+                origin=codec.unpack_origin(origin),
+                head=codec.unpack_head(head),
+                data=codec.unpack_data(data),
+                run=int(run or 0),
+                cancelled=cancel == b"1",
+                signals=codec.unpack_signals(signals),
+            )
+        except msgspec.MsgspecError as error:
+            unreadable = error
+            job = salvaged_job(
+                job_id, origin, head, data,
+                status=(status or b"").decode(), group=(group or b"").decode(),
+                owner=(owner or b"").decode() or None, run=int(run or 0),
+                now=self._now(),
+            )  # fmt: skip
+        stored = Stored(
             job=job,
             fence=fence.decode(),
             next_nonce=ids.new_nonce(),
             packed_data=data,
             claim=claim.decode() if claim else None,
             tries=int(tries or 0),
+            is_salvaged=unreadable is not None,
         )
+        if unreadable is not None:
+            raise UnreadableJob(stored, str(unreadable)) from unreadable
+        return stored
 
     async def commit(
         self,
@@ -185,17 +210,21 @@ class RedisJobs(JobStore):
         *,
         packed_data: bytes | None = None,
         requeue: bool = False,
+        set_aside: str | None = None,
     ) -> Stored:
         job, head = step.job, step.job.head
         p = self._p(job.id)
         fence = next_fence(stored)
-        unchanged = job.data is stored.job.data
+        unchanged = job.data is stored.job.data and not stored.is_salvaged
         if unchanged:
             packed_data = stored.packed_data
         elif packed_data is None:
             packed_data = codec.pack_data(job.data)
         runs_on = head.status is JobStatus.RUNNING
         mode = "requeue" if runs_on and requeue else _MODE_OF[runs_on]
+        if set_aside is not None:
+            assert not runs_on, "the claim of a running job is not set aside"
+            mode = "dead"
         if is_beside(stored.job, job):
             mode = "beside"
         for command in step.commands:  # a step before it leaves the job running: it has none
@@ -209,6 +238,10 @@ class RedisJobs(JobStore):
         ]  # fmt: skip
         if mode == "requeue":
             arguments.append(_CONTINUE)
+        if set_aside is not None:
+            arguments.append(set_aside)
+        if stored.is_salvaged:
+            arguments += ("input", codec.pack(job.origin))
         index = 0
         for one in step.in_order:
             if one.commands:
@@ -354,7 +387,10 @@ class RedisJobs(JobStore):
             raise LostClaim
 
     async def view(self, job_id: JobId) -> JobView | None:
-        stored = await self.load(job_id)
+        try:
+            stored = await self.load(job_id)
+        except UnreadableJob as error:
+            stored = error.salvaged
         if stored is None:
             return None
         p = self._p(job_id)
@@ -416,6 +452,7 @@ class RedisJobs(JobStore):
                 _CANCEL,
                 [keys.job(p, job_id)],
                 [p, job_id, ids.new_nonce(), codec.pack(event)],
+                outward=True,
             ),
         )
         if answer == b"NONE":
@@ -432,7 +469,10 @@ class RedisJobs(JobStore):
         p = self._p(job_id)
         event = ApprovalDecided(at=at, token=token, decision=decision)
         answer = await self._commands.script(
-            _DECIDE, [keys.job(p, job_id)], [p, job_id, token, codec.pack(event), ids.new_nonce()]
+            _DECIDE,
+            [keys.job(p, job_id)],
+            [p, job_id, token, codec.pack(event), ids.new_nonce()],
+            outward=True,
         )
         if answer == b"NONE":
             raise JobNotFound

@@ -1,10 +1,13 @@
 """Blueprints' data stores in Redis: a hash each, kept until somebody deletes it."""
 
-from typing import cast
+from typing import Final, cast
 
 from avtomatika_common.backend.ports import KeyValues
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.connection import Commands
+from avtomatika_common.backend.redis.scripts import script
+
+_SET: Final = script("set_value")
 
 
 class RedisKeyValues(KeyValues):
@@ -17,4 +20,4 @@ class RedisKeyValues(KeyValues):
         )
 
     async def set(self, namespace: str, key: str, value: bytes) -> None:
-        await self._commands.command("HSET", keys.data_store(namespace), key, value)
+        await self._commands.script(_SET, [keys.data_store(namespace)], [key, value])

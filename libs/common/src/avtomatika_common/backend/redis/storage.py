@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 from avtomatika_common import codec
 from avtomatika_common.backend.ports import (
+    Durability,
     StoreOptions,
     StoreUnavailable,
 )
@@ -19,8 +20,11 @@ from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.board import RedisBoard
 from avtomatika_common.backend.redis.catalogue import RedisCatalogue
 from avtomatika_common.backend.redis.connection import BlockingReader, Commands, own_pool
+from avtomatika_common.backend.redis.dead import RedisDeadEvents
+from avtomatika_common.backend.redis.durability import check_durability
 from avtomatika_common.backend.redis.hints import RedisHints
 from avtomatika_common.backend.redis.inbox import RedisInbox
+from avtomatika_common.backend.redis.inspection import RedisInspection
 from avtomatika_common.backend.redis.jobs import RedisJobs
 from avtomatika_common.backend.redis.key_values import RedisKeyValues
 from avtomatika_common.backend.redis.leases import RedisLeases
@@ -69,8 +73,9 @@ class RedisStorage:
     def _make_ports(self) -> None:
         pool, commands, options = self._pool, self._commands, self._options
         partitions = options.partitions
-        self.jobs = RedisJobs(commands, options)
+        self.jobs = RedisJobs(commands, self.clock, options)
         self.inbox = RedisInbox(pool, commands, options)
+        self.dead_events = RedisDeadEvents(commands, partitions)
         self.board = RedisBoard(commands, partitions, int(options.delivery_timeout_seconds * 1000))
         self.workers = RedisWorkers(commands, options.partitions)
         self.mailbox = RedisMailbox(pool, options.block_seconds)
@@ -78,6 +83,7 @@ class RedisStorage:
         self.leases = RedisLeases(commands)
         self.timers = RedisTimers(commands)
         self.relay = RedisRelay(pool, commands, self.board, self.workers, options)
+        self.inspection = RedisInspection(commands, self.workers, partitions)
         self.schedules = RedisSchedules(pool, commands, options.block_seconds)
         self.liveness = RedisLiveness(self._client, commands, partitions)
         self.catalogue = RedisCatalogue(pool, commands, options.block_seconds)
@@ -100,7 +106,7 @@ class RedisStorage:
                 f"Redis at {self.address} cannot be used: {str(error).rstrip('.')}. "
                 "Start it, or set REDIS_URL (or REDIS_HOST and REDIS_PORT) to where it is."
             ) from error
-        self._commands.open()
+        self._commands.open(replicated=options.durability is Durability.STRICT)
         loop = asyncio.get_running_loop()
         self._clock_task = loop.create_task(self._keep_time(), name="redis clock")
 
@@ -124,18 +130,25 @@ class RedisStorage:
                     f"Redis at {self.address} is version {version}; avtomatika needs 7.0 or newer."
                 )
             asked = str(self._options.partitions)
-            for field, value in (("partitions", asked), ("layout", _LAYOUT)):
-                await server.read("HSETNX", keys.META, field, value, seconds=_ANSWER_SECONDS)
-            read = server.read("HGET", keys.META, "partitions", seconds=_ANSWER_SECONDS)
-            stored = cast("bytes", await read).decode()
+            stored = await self._stored_partitions(server, asked)
             if stored != asked:
                 raise StartupError(
                     f"The data in Redis at {self.address} has {stored} partitions, but "
                     f"AVTOMATIKA_PARTITIONS is {asked}: set it to {stored}."
                 )
+            await check_durability(self._options.durability, server, self.address)
             self._set_clock(await server.read("TIME", seconds=_ANSWER_SECONDS))
         finally:
             await server.close()
+
+    async def _stored_partitions(self, server: BlockingReader, asked: str) -> str:
+        """How many partitions the data has; `asked` from now on where there is none."""
+        read = await server.read("HGET", keys.META, "partitions", seconds=_ANSWER_SECONDS)
+        if read is None:  # else nothing is written: a server that is full would refuse it
+            for field, value in (("partitions", asked), ("layout", _LAYOUT)):
+                await server.read("HSETNX", keys.META, field, value, seconds=_ANSWER_SECONDS)
+            read = await server.read("HGET", keys.META, "partitions", seconds=_ANSWER_SECONDS)
+        return cast("bytes", read).decode()
 
     def _set_clock(self, server_time: Sequence[bytes]) -> None:
         self.clock.correct(int(server_time[0]) + int(server_time[1]) / 1e6)

@@ -15,6 +15,7 @@ from avtomatika_common.logs import get_logger
 
 log = get_logger()
 
+_MAKE_GROUP: Final = script("make_group")
 _PENDING: Final = script("read_pending")
 _TAKE: Final = script("take_entries")
 _ACKNOWLEDGE: Final = script("acknowledge")
@@ -143,12 +144,7 @@ class RedisWorkStream(WorkStream):
         if "NOGROUP" not in text and "UNBLOCKED" not in text and "no such key" not in text:
             raise error
         for stream in self._streams:
-            try:
-                await self._commands.command("XGROUP", "CREATE", stream, "g", "0", "MKSTREAM")
-            except ResponseError as other:
-                if "BUSYGROUP" not in str(other):
-                    raise
-            else:
+            if await self._commands.script(_MAKE_GROUP, [stream], []):
                 log.info("consumer group made", stream=stream)
 
 

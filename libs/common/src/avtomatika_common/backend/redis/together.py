@@ -17,12 +17,18 @@ _MOST: Final = 64
 
 
 class Together:
-    """`common`: the arguments that stand before the items, after the prefix of their slot."""
+    """`common`: the arguments that stand before the items, after the prefix of their slot.
 
-    def __init__(self, commands: Commands, script: Script, *common: Argument) -> None:
+    `outward`: as for `Commands.script`.
+    """
+
+    def __init__(
+        self, commands: Commands, script: Script, *common: Argument, outward: bool = False
+    ) -> None:
         self._commands = commands
         self._script = script
         self._common = common
+        self._outward = outward
         self._waiting: dict[str, list[tuple[str, Sequence[Argument], asyncio.Future[Any]]]] = {}
 
     def call(self, prefix: str, key: str, *item: Argument) -> asyncio.Future[Any]:
@@ -42,9 +48,10 @@ class Together:
                 arguments: list[Argument] = [prefix, *self._common]
                 for _, item, _ in part:
                     arguments += item
+                keys = [key for key, _, _ in part]
                 try:
                     sent = self._commands.script(
-                        self._script, [key for key, _, _ in part], arguments
+                        self._script, keys, arguments, outward=self._outward
                     )
                 except Exception as error:  # noqa: BLE001 - it is the callers', who wait
                     for _, _, answer in part:

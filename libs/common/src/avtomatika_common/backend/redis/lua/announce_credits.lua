@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 --@include workers
 --[[
   Polls of workers are open at a gateway: each may bring as many tasks as it has room for.
@@ -12,7 +12,10 @@ local w, now, answers = ARGV[1], now_ms(), {}
 for n = 1, #KEYS do
   local i = 4 * n - 2
   local worker = ARGV[i]
-  if is_live(w, worker, now) then
+  if is_registered(w, worker) then
+    if not is_live(w, worker, now) then
+      hint(w, worker)
+    end
     redis.call('ZADD', KEYS[n], now + tonumber(ARGV[i + 3]), worker)
     redis.call('ZREMRANGEBYSCORE', w .. 'cred:' .. worker, '-inf', now)
     redis.call('ZADD', w .. 'cred:' .. worker, ARGV[i + 2], ARGV[i + 1])

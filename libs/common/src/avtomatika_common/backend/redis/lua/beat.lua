@@ -11,12 +11,12 @@
 ]]
 local w, worker, pairs_end = ARGV[1], ARGV[2], 5 + 2 * tonumber(ARGV[4])
 local key, cancel, now = w .. 'w:' .. worker, w .. 'cancel:' .. ARGV[2], now_ms()
-if not is_live(w, worker, now) then
+if not is_registered(w, worker) then
   return false
 end
+local matters = not is_live(w, worker, now)
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), worker)
 
-local matters = false
 for n = 6, pairs_end, 2 do
   if redis.call('HGET', key, ARGV[n]) ~= ARGV[n + 1] then
     redis.call('HSET', key, ARGV[n], ARGV[n + 1])

@@ -6,7 +6,9 @@
   ARGV  p, job id, fence as read, new fence, inbox stream, consumer, entry,
         'keep' (the job runs on under this entry) | 'requeue' (under a new one) | 'answer' |
         'beside' (answer the entry; the job goes on as it does, by whatever entry carries it),
+        'dead' (the entry becomes a dead event),
         status, run, token of an open approval or `t:<task>` or '', head, data or '' (unchanged),
+        only for 'requeue' its event, only for 'dead' the reason,
         then the effects, one after another: a name and as many arguments as it takes (see below)
   Returns  'OK', or the new claim after 'requeue'; 'AGAIN' this very commit is done; 'LOST' the entry
            is no longer pending for the consumer; 'STALE' the job was changed by somebody else
@@ -52,6 +54,7 @@ end
 
 --@include tasks
 --@include claims
+--@include dead
 local group, owner = stored[3], stored[4]
 
 local function count(from, to)
@@ -75,6 +78,18 @@ local function mark_cancelled(child, nonce, event)
 end
 
 local claim = entry
+if mode == 'dead' then
+  local was = redis.call('HMGET', job, 'head', 'wait', 'cancel', 'input', 'data')
+  local before = {'fence', new_fence, 'claimed', stored[5] == entry and '1' or '0',
+    'status', stored[2], 'head', was[1], 'wait', was[2], 'cancel', was[3],
+    'deadline', redis.call('ZSCORE', p .. 'tm', 'j/' .. job_id .. '/') or ''}
+  if ARGV[15] == 'input' then  -- all of the document is replaced
+    for _, word in ipairs({'input', was[4], 'data', was[5]}) do
+      before[#before + 1] = word
+    end
+  end
+  set_aside(p, stream, entry, ARGV[14], before)
+end
 if mode == 'keep' then
   redis.call('HSET', job, 'fence', new_fence, 'head', ARGV[12], 'status', status, 'run', ARGV[10],
     'claim', entry, 'tries', '0', 'wait', ARGV[11], 'cancel', '')
@@ -86,7 +101,9 @@ else
   end
   redis.call('HSET', job, 'fence', new_fence, 'head', ARGV[12], 'status', status, 'run', ARGV[10],
     'claim', claim, 'tries', '0', 'wait', ARGV[11], 'cancel', '')
-  answer(stream, entry)
+  if mode ~= 'dead' then
+    answer(stream, entry)
+  end
 end
 if ARGV[13] ~= '' then
   redis.call('HSET', job, 'data', ARGV[13])
@@ -224,6 +241,11 @@ local function other_effects() return {
     redis.call('XADD', p .. 'notify', '*', 'd', ARGV[i])
     return i + 1
   end,
+  -- origin, of a document that is replaced
+  input = function(i)
+    redis.call('HSET', job, 'input', ARGV[i])
+    return i + 1
+  end,
   -- time (ms): onto the quarantine list
   quarantine = function(i)
     redis.call('ZADD', p .. 'quar', ARGV[i], job_id)
@@ -232,7 +254,7 @@ local function other_effects() return {
 } end
 
 local others
-local i = mode == 'requeue' and 15 or 14
+local i = (mode == 'requeue' or mode == 'dead') and 15 or 14
 while ARGV[i] do
   local name = ARGV[i]
   if name == 'offer' then

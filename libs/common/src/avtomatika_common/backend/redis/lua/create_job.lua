@@ -1,12 +1,14 @@
 #!lua
 --[[
-  Store a new job with its first event: all or nothing. Refused when Redis is full.
+  Store a new job with its first event: all or nothing. Refused when Redis is full, or too many new jobs
+  of the group wait.
 
   KEYS  job
   ARGV  p, job id, fence, origin, head, group, owner, event, fact or '',
         idempotency key or '', its fingerprint, how long to know it (s), data,
-        '1' (the id is known as long, and makes one job only) or '', deadline (ms) or ''
-  Returns  {'OK'|'AGAIN'|'REUSED', job id}
+        '1' (the id is known as long, and makes one job only) or '', deadline (ms) or '',
+        most new jobs that may wait
+  Returns  {'OK'|'AGAIN'|'REUSED'|'FULL', job id}
 ]]
 local job, p, job_id = KEYS[1], ARGV[1], ARGV[2]
 local owner, idempotency = ARGV[7], ARGV[10]
@@ -22,10 +24,19 @@ if redis.call('EXISTS', job) == 1 or (ARGV[14] ~= '' and redis.call('EXISTS', ma
   return {'AGAIN', job_id}
 end
 
+local lane, most = p .. 'new:' .. ARGV[6], tonumber(ARGV[16])
+local waiting = redis.call('XLEN', lane)
+if waiting >= most then  -- those that were begun do not wait
+  local begun = redis.pcall('XPENDING', lane, 'g')
+  if waiting - (begun.err and 0 or begun[1]) >= most then
+    return {'FULL', ''}
+  end
+end
+
 redis.call('HSET', job, 'fence', ARGV[3], 'input', ARGV[4], 'head', ARGV[5], 'data', ARGV[13],
   'run', '0', 'tries', '0', 'claim', '', 'wait', '', 'cancel', '', 'status', 'pending',
   'group', ARGV[6], 'owner', owner)
-local entry = redis.call('XADD', p .. 'new:' .. ARGV[6], '*', 'j', job_id, 'e', ARGV[8])
+local entry = redis.call('XADD', lane, '*', 'j', job_id, 'e', ARGV[8])
 redis.call('HSET', job, 'claim', entry)
 redis.call('SADD', p .. 'live', job_id)
 redis.call('HINCRBY', p .. 'count', 'pending', 1)

@@ -54,13 +54,19 @@ local fire = {
     end
   end,
   e = function(job_id, token)
+    local job = p .. 'j:' .. job_id
     local packed = redis.call('HGET', p .. 'deferred', token)
     if packed then
       redis.call('HDEL', p .. 'deferred', token)
       local entry = cmsgpack.unpack(packed)
       local moved = redis.call('XADD', entry[1], '*', unpack(entry, 2))
-      if redis.call('HGET', p .. 'j:' .. job_id, 'claim') == string.match(token, '|(.*)$') then
-        redis.call('HSET', p .. 'j:' .. job_id, 'claim', moved)
+      local stored = redis.call('HMGET', job, 'fence', 'claim')
+      if stored[2] == string.match(token, '|(.*)$') then
+        redis.call('HSET', job, 'claim', moved)
+      end
+      if stored[1] then
+        redis.call('HINCRBY', job, 'moved', 1)
+        redis.call('HINCRBY', job, 'deferred', -1)
       end
     end
   end,

@@ -16,6 +16,7 @@ if #read > 0 then
   local claim = redis.call('HGET', KEYS[1], 'claim')
   if claim then
     redis.call('HSET', KEYS[1], 'group', ARGV[5])
+    redis.call('HINCRBY', KEYS[1], 'moved', 1)
     if claim == ARGV[3] then
       redis.call('HSET', KEYS[1], 'claim', moved)
     end

@@ -8,8 +8,8 @@
   Returns  1; 0 it was not registered
 ]]
 local w, worker = ARGV[1], ARGV[2]
-local was_live = is_live(w, worker, now_ms())
+local was_registered = is_registered(w, worker)
 if redis.call('EXISTS', w .. 'w:' .. worker) == 1 then
-  end_registration(w, worker, not was_live)
+  end_registration(w, worker, not was_registered)
 end
-return was_live and 1 or 0
+return was_registered and 1 or 0

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 --@include workers
 --[[
   A new registration of a worker; an earlier one, live or not, is given up as lost,

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 --@include claims
+--@include dead
 --[[
   Move an entry that cannot be handled to the dead events.
 
@@ -10,10 +11,5 @@
 if not is_mine(ARGV[2], ARGV[3], ARGV[4]) then
   return 0
 end
-local read = redis.call('XRANGE', ARGV[2], ARGV[4], ARGV[4])
-if #read > 0 then
-  local entry = {'stream', ARGV[2], 'reason', ARGV[5], unpack(read[1][2])}
-  redis.call('XADD', ARGV[1] .. 'dead', '*', unpack(entry))
-end
-answer(ARGV[2], ARGV[4])
+set_aside(ARGV[1], ARGV[2], ARGV[4], ARGV[5], {})
 return 1

@@ -43,6 +43,12 @@ local function is_whole(w, worker)
   return redis.call('HEXISTS', w .. 'w:' .. worker, 'inc') == 1
 end
 
+-- A registration whose time is over counts for nobody who chooses, but it is there until somebody ends
+-- it: after an outage of everybody, whoever is heard of first goes on as before.
+local function is_registered(w, worker)
+  return redis.call('ZSCORE', w .. 'exp', worker) and is_whole(w, worker)
+end
+
 local function is_live(w, worker, now)
   local expiry = redis.call('ZSCORE', w .. 'exp', worker)
   return expiry and tonumber(expiry) > now and is_whole(w, worker)

@@ -1,0 +1,270 @@
+"""What stands beside live jobs in Redis: read in chunks, one script each; repaired by one script each."""
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal, cast
+
+import msgspec
+
+from avtomatika_common import codec
+from avtomatika_common.backend.ports import (
+    BRANCHES_LOOKED_AT,
+    Inspection,
+    LiveJob,
+    LookAt,
+    Orphan,
+    OrphanKind,
+    Seen,
+)
+from avtomatika_common.backend.redis import keys
+from avtomatika_common.backend.redis.connection import Argument, Commands
+from avtomatika_common.backend.redis.scripts import script
+from avtomatika_common.backend.redis.workers import RedisWorkers
+from avtomatika_core.consistency import Append, Around, Mend, TaskAround
+from avtomatika_core.job import (
+    TERMINAL,
+    ApprovalWait,
+    BranchesWait,
+    ChildWait,
+    HandlerRetryWait,
+    JobId,
+    SignalWait,
+    SleepWait,
+    TaskId,
+    TaskRetryWait,
+    TaskWait,
+    WorkerId,
+)
+
+_LIVE: Final = script("read_live")
+_INSPECT: Final = script("inspect_jobs")
+_MEND: Final = script("mend_job")
+_ORPHANS: Final = script("find_orphans")
+_REMOVE: Final = script("remove_orphan")
+_PLACES: Final = script("read_places")
+_INSPECT_PLACES: Final = script("inspect_places")
+
+_WALKS: Final[tuple[tuple[str, OrphanKind], ...]] = (
+    ("tm", "timer"),
+    ("deferred", "deferred"),
+    ("quar", "quarantine"),
+)
+_KEY_OF: Final[dict[str, str]] = {kind: key for key, kind in _WALKS}
+_CALLS_AT_ONCE: Final = 256
+
+Facts = list[Any]
+Kind = Literal["", "t", "w", "a", "b", "c"]
+
+
+class RedisInspection(Inspection):
+    def __init__(self, commands: Commands, workers: RedisWorkers, partitions: int) -> None:
+        self._commands = commands
+        self._workers = workers
+        self._partitions = partitions
+
+    async def live(self, partition: int, cursor: str, limit: int) -> tuple[str, Sequence[LiveJob]]:
+        p = keys.partition(partition)
+        following, *rows = cast(
+            "tuple[bytes, *tuple[list[bytes | None], ...]]",
+            await self._commands.script(_LIVE, [f"{p}live"], [p, cursor, limit]),
+        )
+        found: list[LiveJob] = []
+        for job_id, fence, packed, cancel in rows:
+            assert job_id is not None
+            try:
+                head = None if packed is None else codec.unpack_head(packed)
+            except msgspec.MsgspecError:  # whoever is to handle an event of it will say so
+                continue
+            found.append(
+                LiveJob(
+                    job_id=JobId(job_id.decode()),
+                    fence=(fence or b"").decode(),
+                    head=head,
+                    cancelled=cancel == b"1",
+                )
+            )
+        return following.decode(), found
+
+    async def around(self, partition: int, looks: Sequence[LookAt]) -> list[Seen]:
+        p = keys.partition(partition)
+        arguments: list[Argument] = [p, BRANCHES_LOOKED_AT]
+        kinds: list[Kind] = []
+        for look in looks:
+            kind, subject = _asked(look.job)
+            kinds.append(kind)
+            since = "" if look.since is None else int(look.since * 1000)
+            arguments += (look.job.job_id, since, kind, subject, len(look.branches), *look.branches)
+        now, *rows = cast(
+            "tuple[int, *tuple[Facts, ...]]",
+            await self._commands.script(
+                _INSPECT, [keys.job(p, look.job.job_id) for look in looks], arguments
+            ),
+        )
+        return [
+            _seen(look.job, kind, row, now / 1000)
+            for look, kind, row in zip(looks, kinds, rows, strict=True)
+        ]
+
+    async def mend(self, partition: int, job_id: JobId, mark: str, mend: Mend) -> bool:
+        p = keys.partition(partition)
+        if isinstance(mend, Append):
+            what: tuple[Argument, ...] = (
+                "event", codec.pack(mend.event),
+                "1" if mend.is_branch else "", "1" if mend.is_claim else "",
+            )  # fmt: skip
+        elif mend.event is not None:
+            what = (mend.kind, codec.pack(mend.event))
+        else:
+            what = (mend.kind, mend.subject, int(mend.due * 1000))
+        key = keys.job(p, job_id)
+        return bool(await self._commands.script(_MEND, [key], [p, job_id, mark, *what]))
+
+    # -- what belongs to no job
+
+    async def orphans(
+        self, partition: int, cursor: str, limit: int
+    ) -> tuple[str, Sequence[Orphan]]:
+        p = keys.partition(partition)
+        number, _, inner = cursor.rpartition(":")
+        walk = int(number or 0)
+        key, kind = _WALKS[walk]
+        following, *names = cast(
+            "list[bytes]",
+            await self._commands.script(_ORPHANS, [f"{p}{key}"], [p, key, inner or "0", limit]),
+        )
+        if following != b"0":
+            next_cursor = f"{walk}:{following.decode()}"
+        elif walk + 1 < len(_WALKS):
+            next_cursor = f"{walk + 1}:0"
+        else:
+            next_cursor = "0"
+        return next_cursor, [Orphan(kind=kind, name=name.decode()) for name in names]
+
+    async def orphan_places(self, cursor: str, limit: int) -> tuple[str, Sequence[Orphan]]:
+        workers = max(1, min(limit, _CALLS_AT_ONCE // self._partitions))
+        following, *rows = cast(
+            "tuple[bytes, *tuple[list[bytes], ...]]",
+            await self._commands.script(
+                _PLACES, [f"{keys.WORKERS}exp"], [keys.WORKERS, cursor, workers]
+            ),
+        )
+        found: list[Orphan] = []
+        for worker, *flat in rows:
+            held = {
+                task_id.decode(): offer.decode()
+                for task_id, offer in zip(flat[::2], flat[1::2], strict=True)
+            }
+            found += await self._places_of(WorkerId(worker.decode()), held)
+        return following.decode(), found
+
+    async def _places_of(self, worker_id: WorkerId, held: dict[str, str]) -> list[Orphan]:
+        """`held`: tasks it has places for, with the number of their offer."""
+        leases: list[Orphan] = []
+        all_relayed = True
+        calls = [
+            self._commands.script(_INSPECT_PLACES, [f"{p}held:{worker_id}"], [p, worker_id, *held])
+            for p in map(keys.partition, range(self._partitions))
+        ]
+        unknown = dict(held)
+        for number, call in enumerate(calls):
+            _, unrelayed, leased, *tasks = cast("list[Any]", await call)
+            all_relayed &= not unrelayed
+            for task_id in tasks[:leased]:
+                unknown.pop(task_id.decode(), None)
+            leases += [
+                Orphan(kind="lease", name=task_id.decode(), worker_id=worker_id, mark=str(number))
+                for task_id in tasks[leased:]
+            ]
+        holds = [
+            Orphan(kind="hold", name=task_id, worker_id=worker_id, mark=offer)
+            for task_id, offer in unknown.items()
+        ]
+        return leases + (holds if all_relayed else [])
+
+    async def remove(self, partition: int, orphan: Orphan) -> bool:
+        if orphan.kind == "hold":
+            assert orphan.worker_id is not None, "a place is a worker's"
+            offer = orphan.mark.encode()
+            await self._workers.change_holds(
+                [(b"end_hold", orphan.worker_id.encode(), orphan.name.encode(), offer, b"", b"")]
+            )
+            return True
+        if orphan.kind == "lease":
+            partition = int(orphan.mark)
+        p = keys.partition(partition)
+        held = f"held:{orphan.worker_id}"
+        key = f"{p}{_KEY_OF.get(orphan.kind, held)}"
+        return bool(await self._commands.script(_REMOVE, [key], [p, orphan.kind, orphan.name]))
+
+
+def _asked(job: LiveJob) -> tuple[Kind, str]:
+    """What is asked about a job beside its claim, and about which task, token or sub-job."""
+    head = job.head
+    if head is None or head.status in TERMINAL or job.cancelled:
+        return "", ""
+    match head.wait:
+        case TaskWait(task_id=task_id):
+            return "t", task_id
+        case (
+            TaskRetryWait(token=token)
+            | HandlerRetryWait(token=token)
+            | SleepWait(token=token)
+            | SignalWait(token=token)
+        ):
+            return "w", token
+        case ApprovalWait(token=token):
+            return "a", token
+        case BranchesWait():
+            return "b", ""
+        case ChildWait(child_id=child_id):
+            return "c", child_id
+        case None:
+            return "", ""
+
+
+def _seen(job: LiveJob, kind: Kind, row: Facts, at: float) -> Seen:
+    mark, may_have_event, has_claim, *facts = row
+    mark = cast("bytes", mark).decode()
+    return Seen(
+        around=_around(kind, bool(has_claim), facts),
+        mark=mark,
+        is_current=mark.partition("|")[0] == job.fence,
+        may_have_event=bool(may_have_event),
+        at=at,
+    )
+
+
+def _around(kind: Kind, has_claim: bool, facts: Facts) -> Around:
+    match kind:
+        case "":
+            return Around(has_claim=has_claim)
+        case "t":
+            return Around(has_claim=has_claim, tasks=_tasks(facts))
+        case "w":
+            return Around(has_claim=has_claim, has_timer=bool(facts[0]))
+        case "a":
+            return Around(has_claim=has_claim, is_open=bool(facts[0]), has_timer=bool(facts[1]))
+        case "b":
+            return Around(
+                has_claim=has_claim,
+                open=facts[0],
+                branches=facts[1],
+                is_staged=bool(facts[2]),
+                has_timer=bool(facts[3]),
+                tasks=_tasks(facts[4:]),
+            )
+        case "c":
+            return Around(has_claim=has_claim, child=facts[0].decode())
+
+
+def _tasks(flat: Facts) -> tuple[TaskAround, ...]:
+    return tuple(
+        TaskAround(
+            task_id=TaskId(task_id.decode()),
+            state=state.decode(),
+            is_placed=bool(is_placed),
+            has_timer=bool(has_timer),
+        )
+        for task_id, state, is_placed, has_timer in zip(
+            flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True
+        )
+    )

@@ -1,0 +1,60 @@
+#!lua flags=allow-oom
+--@include tasks
+--[[
+  Put a dead event back into its lane. A job that was quarantined with it, and that nothing has changed
+  since, is again what it was; not one whose open branches were closed then.
+
+  KEYS  dead
+  ARGV  p, id of the dead event, nonce of this call
+  Returns  1 done, 0 no such dead event
+]]
+local p = ARGV[1]
+local read = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])
+if #read == 0 then
+  return 0
+end
+local kept, flat, n = {}, read[1][2], 1
+while flat[n] ~= '' do
+  kept[flat[n]] = flat[n + 1]
+  n = n + 2
+end
+local job_id, entry = nil, {}
+for i = n + 2, #flat, 2 do
+  if flat[i] == 'j' then
+    job_id = flat[i + 1]
+  end
+  if flat[i] ~= 'x' then  -- its tries begin anew
+    entry[#entry + 1] = flat[i]
+    entry[#entry + 1] = flat[i + 1]
+  end
+end
+local moved = redis.call('XADD', kept.stream, '*', unpack(entry))
+redis.call('XDEL', KEYS[1], ARGV[2])
+
+local job = p .. 'j:' .. (job_id or '')
+local now = redis.call('HMGET', job, 'fence', 'owner', 'open')
+local is_closed = kept.status == 'waiting_for_parallel_tasks' and now[3] and now[3] ~= '0'
+if not kept.fence or now[1] ~= kept.fence or is_closed then
+  return 1
+end
+local fence = (tonumber(string.match(kept.fence, '^%d+')) + 1) .. ':' .. ARGV[3]
+redis.call('HSET', job, 'fence', fence, 'status', kept.status, 'head', kept.head, 'wait', kept.wait,
+  'cancel', kept.cancel, 'claim', kept.claimed == '1' and moved or '', 'tries', '0')
+for _, part in ipairs({'input', 'data'}) do
+  if kept[part] then
+    redis.call('HSET', job, part, kept[part])
+  end
+end
+for _, suffix in ipairs({'', ':res', ':prog', ':ev', ':done', ':sig'}) do
+  redis.call('PERSIST', job .. suffix)
+end
+if kept.deadline and kept.deadline ~= '' then
+  set_timer(p, 'j', job_id, '', kept.deadline)
+end
+redis.call('SADD', p .. 'live', job_id)
+redis.call('ZREM', p .. 'quar', job_id)
+for _, owner in ipairs(now[2] == '' and {''} or {'', '|' .. now[2]}) do
+  redis.call('HINCRBY', p .. 'count', 'quarantined' .. owner, -1)
+  redis.call('HINCRBY', p .. 'count', kept.status .. owner, 1)
+end
+return 1

@@ -1,0 +1,251 @@
+"""Finds what has come apart in the store, and mends it: slowly, at a cost that does not grow.
+
+One small script per pause, however many jobs there are. What looks wrong is looked at again in the
+next lap, and mended if nothing has happened to the job meanwhile and nothing can be on its way to it.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+
+import msgspec
+
+from avtomatika_common import ids
+from avtomatika_common.backend.ports import (
+    BRANCHES_LOOKED_AT,
+    LOOKS_AT_ONCE,
+    Backend,
+    LiveJob,
+    LookAt,
+    Orphan,
+    Seen,
+    StoreUnavailable,
+    UnreadableJob,
+)
+from avtomatika_common.logs import get_logger
+from avtomatika_core.consistency import Flaw, FlawKind, flaws, mend
+from avtomatika_core.job import BranchesWait, ChildWait, Job, JobId, TaskId
+from avtomatika_watcher.settings import Settings
+
+log = get_logger()
+
+_JOBS_AT_ONCE = 100
+"""A script about them keeps Redis for a millisecond or two."""
+
+
+class _Suspect(msgspec.Struct, frozen=True):
+    """A job beside which something was missing."""
+
+    mark: str
+    flaws: frozenset[Flaw]
+    since: float
+
+
+class _Looked(msgspec.Struct, frozen=True):
+    """A job that was looked at, and what was found missing."""
+
+    look: LookAt
+    seen: Seen
+    flaws: list[Flaw]
+
+
+class Reconciler:
+    def __init__(self, settings: Settings, backend: Backend) -> None:
+        self._settings = settings
+        self._inspection = backend.inspection
+        self._jobs = backend.jobs
+        self._clock = backend.clock
+        self._suspects: dict[int, dict[JobId, _Suspect]] = {}
+        self._orphans: dict[int, set[Orphan]] = {}
+        self._orphan_places: set[Orphan] = set()
+        self.mended: Counter[str] = Counter()
+        """What was mended, by its kind."""
+
+    async def watch(self, partition: int) -> None:
+        """Walk the live jobs of a partition, and what stands beside them, lap after lap."""
+        self._suspects.pop(partition, None)
+        self._orphans.pop(partition, None)
+        await self._again_and_again(partial(self.lap, partition))
+
+    async def watch_places(self) -> None:
+        """Walk the places workers hold, lap after lap."""
+        self._orphan_places = set()
+        await self._again_and_again(self.lap_of_places)
+
+    async def _again_and_again(self, lap: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            begun_at = self._clock.now()
+            try:
+                await lap()
+            except StoreUnavailable:
+                raise
+            except Exception:  # no reason to stop what runs beside
+                log.exception("reconciler failed")
+            await self._wait_until(begun_at + self._settings.lap_seconds)
+
+    async def lap(self, partition: int) -> None:
+        suspects = self._suspects.get(partition, {})
+        self._suspects[partition] = await self._walk_jobs(partition, suspects)
+        orphans = self._orphans.get(partition, set())
+        self._orphans[partition] = await self._walk_orphans(partition, orphans)
+
+    async def lap_of_places(self) -> None:
+        self._orphan_places = await self._walk_places(self._orphan_places)
+
+    async def _pause(self) -> None:
+        await self._wait_until(self._clock.now() + self._settings.pause_seconds)
+
+    async def _wait_until(self, when: float) -> None:
+        await self._clock.wait_until(when, asyncio.Event())
+
+    # --- jobs
+
+    async def _walk_jobs(
+        self, partition: int, before: dict[JobId, _Suspect]
+    ) -> dict[JobId, _Suspect]:
+        """One lap; the jobs beside which something is missing."""
+        suspects: dict[JobId, _Suspect] = {}
+        cursor = ""
+        while cursor != "0":
+            cursor, jobs = await self._inspection.live(partition, cursor or "0", _JOBS_AT_ONCE)
+            await self._pause()
+            for looks in _at_once(
+                self._look_at(job, before) for job in jobs if self._is_quiet(job)
+            ):
+                for looked in await self._looked(partition, looks):
+                    suspect = await self._judge(partition, looked, before)
+                    if suspect is not None:
+                        suspects[looked.look.job.job_id] = suspect
+                await self._pause()
+        return suspects
+
+    def _is_quiet(self, job: LiveJob) -> bool:
+        quiet_since = self._clock.now() - self._settings.quiet_seconds
+        return job.head is None or job.head.updated_at <= quiet_since
+
+    @staticmethod
+    def _look_at(job: LiveJob, suspects: dict[JobId, _Suspect]) -> LookAt:
+        suspect = suspects.get(job.job_id)
+        if suspect is None:
+            return LookAt(job=job)
+        of_branches = job.head is not None and isinstance(job.head.wait, BranchesWait)
+        subjects = sorted({flaw.subject for flaw in suspect.flaws if flaw.subject})
+        branches = [TaskId(subject) for subject in subjects] if of_branches else []
+        return LookAt(job=job, since=suspect.since, branches=tuple(branches))
+
+    async def _looked(self, partition: int, looks: Sequence[LookAt]) -> list[_Looked]:
+        found: list[_Looked] = []
+        for look, seen in zip(looks, await self._inspection.around(partition, looks), strict=True):
+            job = look.job
+            if job.head is None:
+                missing = [] if seen.mark else [Flaw(kind=FlawKind.LIVE)]
+            elif seen.is_current:
+                missing = flaws(job.head, seen.around, cancelled=job.cancelled)
+            else:
+                missing = []
+            if missing:
+                found.append(_Looked(look, seen, missing))
+        return found
+
+    async def _judge(
+        self, partition: int, looked: _Looked, before: dict[JobId, _Suspect]
+    ) -> _Suspect | None:
+        """Mend what was missing before, too; what is to be looked at again."""
+        seen, missing = looked.seen, frozenset(looked.flaws)
+        job = looked.look.job
+        suspect = before.get(job.job_id)
+        if suspect is None or suspect.mark != seen.mark:
+            return _Suspect(seen.mark, missing, seen.at)
+        if seen.at - suspect.since < self._settings.lap_seconds / 2:  # the same lap, as it were
+            return suspect
+        for flaw in looked.flaws:
+            if flaw in suspect.flaws and not (flaw.unless_event and seen.may_have_event):
+                before.pop(job.job_id)
+                await self._mend(partition, job, flaw, seen)
+                return None  # what else is missing is seen anew
+        since = suspect.since if missing <= suspect.flaws else seen.at
+        return _Suspect(seen.mark, missing, since)
+
+    async def _mend(self, partition: int, job: LiveJob, flaw: Flaw, seen: Seen) -> None:
+        child: Job | None = None
+        if flaw.kind is FlawKind.CHILD:
+            assert job.head is not None, "it waits for a sub-job"
+            assert isinstance(job.head.wait, ChildWait), "it waits for a sub-job"
+            child = await self._child(job.head.wait.child_id)
+            if child is not None and not child.is_terminal:
+                return
+        made = mend(
+            flaw, job.head, cancelled=job.cancelled, child=child, at=seen.at,
+            fresh_id=TaskId(ids.new_id()),
+        )  # fmt: skip
+        if await self._inspection.mend(partition, job.job_id, seen.mark, made):
+            self.mended[flaw.kind] += 1
+            log.warning(
+                "inconsistency mended", kind=flaw.kind.value, job_id=job.job_id, about=flaw.subject
+            )
+
+    async def _child(self, child_id: JobId) -> Job | None:
+        try:
+            stored = await self._jobs.load(child_id)
+        except UnreadableJob as error:
+            stored = error.salvaged
+        return None if stored is None else stored.job
+
+    # --- what belongs to no job
+
+    async def _walk_orphans(self, partition: int, before: set[Orphan]) -> set[Orphan]:
+        """One lap; what was found for the first time."""
+        found: set[Orphan] = set()
+        cursor = ""
+        while cursor != "0":
+            cursor, some = await self._inspection.orphans(partition, cursor or "0", _JOBS_AT_ONCE)
+            found |= await self._removed(partition, some, before)
+            await self._pause()
+        return found
+
+    async def _walk_places(self, before: set[Orphan]) -> set[Orphan]:
+        """One lap; what was found for the first time."""
+        found: set[Orphan] = set()
+        cursor = ""
+        while cursor != "0":
+            cursor, some = await self._inspection.orphan_places(cursor or "0", _JOBS_AT_ONCE)
+            found |= await self._removed(0, some, before)
+            await self._pause()
+        return found
+
+    async def _removed(
+        self, partition: int, orphans: Iterable[Orphan], before: set[Orphan]
+    ) -> set[Orphan]:
+        """Remove those that were there before, too; the others."""
+        new: set[Orphan] = set()
+        for orphan in orphans:
+            if orphan not in before:
+                new.add(orphan)
+            elif await self._inspection.remove(partition, orphan):
+                self.mended[orphan.kind] += 1
+                log.warning(
+                    "inconsistency mended",
+                    kind=orphan.kind,
+                    about=orphan.name,
+                    worker_id=orphan.worker_id,
+                )
+        return new
+
+
+def _at_once(looks: Iterable[LookAt]) -> Iterable[list[LookAt]]:
+    """In portions of what one script may take."""
+    portion: list[LookAt] = []
+    size = 0
+    for look in looks:
+        head = look.job.head
+        costs = 1 + len(look.branches)
+        if head is not None and isinstance(head.wait, BranchesWait):
+            costs += BRANCHES_LOOKED_AT
+        if portion and size + costs > LOOKS_AT_ONCE:
+            yield portion
+            portion, size = [], 0
+        portion.append(look)
+        size += costs
+    if portion:
+        yield portion

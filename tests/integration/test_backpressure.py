@@ -1,0 +1,122 @@
+"""A Redis that is full takes no new work, and lets the work it has come to its end."""
+
+import asyncio
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
+
+from avtomatika import RedisStorage, StateMachineBlueprint
+from avtomatika.context import ActionFactory
+from avtomatika_common.backend.ports import StoreFull, StoreOptions
+from avtomatika_common.lifecycle import running
+from avtomatika_core.job import JobStatus
+from avtomatika_executor import ExecutorService, Settings
+from tests.blueprints import counting_chain
+from tests.conftest import REDIS_BINARIES, missing
+from tests.integration.sites import a_site
+from tests.jobs import create_job, ended
+from tests.servers import RedisServer, a_redis_server
+from tests.support import until
+
+pytestmark = pytest.mark.integration
+
+JOBS = 3
+
+
+@pytest.fixture
+def small_redis() -> Generator[RedisServer, None, None]:
+    if not REDIS_BINARIES:
+        missing("Redis")
+    with a_redis_server(max(REDIS_BINARIES.items())[1], "--maxmemory", "8mb") as server:
+        yield server
+
+
+async def fill(client: Redis) -> None:
+    """Until nothing more goes in."""
+    size = 1 << 20
+    number = 0
+    while size > 64:
+        try:
+            await client.set(f"filler-{number}", b"x" * size)
+        except OutOfMemoryError:
+            size //= 2
+        number += 1
+
+
+async def make_room(client: Redis) -> None:
+    async for key in client.scan_iter("filler-*"):
+        await client.unlink(key)
+
+
+def gated(gate: asyncio.Event, begun: list[str]) -> StateMachineBlueprint:
+    """A handler that waits for the gate, then a task, then the end."""
+    blueprint = StateMachineBlueprint("gated", api_version="v1", api_endpoint="/jobs/gated")
+    blueprint.add_data_store("notes", {"seen": ""})
+
+    @blueprint.handler_for("start", is_start=True)
+    async def start(job_id: str, data_stores: Any, actions: ActionFactory) -> None:
+        begun.append(job_id)
+        await gate.wait()
+        await data_stores.notes.set("seen", job_id)
+        actions.dispatch_task("resize", {}, {"success": "end"})
+
+    @blueprint.handler_for("end", is_end=True)
+    async def end(job_id: str) -> None:
+        pass
+
+    return blueprint
+
+
+async def test_a_full_redis_refuses_new_jobs_and_brings_the_others_to_their_end(
+    small_redis: RedisServer,
+) -> None:
+    gate, begun = asyncio.Event(), list[str]()
+    async with Redis.from_url(small_redis.url) as client:
+        storage = RedisStorage(client)
+        async with a_site(storage, [gated(gate, begun)], AVTOMATIKA_DURABILITY="fast") as site:
+            door = site.door
+            job_ids = [await door.create("gated") for _ in range(JOBS)]
+            await until(lambda: len(begun) == JOBS)
+            await fill(client)
+
+            refused = await door.ask("POST", "/jobs/gated", {"initial_data": {}})
+            gate.set()
+            await door.register("w1")
+            for _ in job_ids:
+                task = await door.task("w1")
+                assert (await door.done(task, "w1")).status == 200
+            documents = [await door.ended(job_id) for job_id in job_ids]
+            still_refused = await door.ask("POST", "/jobs/gated", {"initial_data": {}})
+            await make_room(client)
+            accepted = await door.ask("POST", "/jobs/gated", {"initial_data": {}})
+
+    assert refused.error == (503, "No new work is taken now, try again later.")
+    assert refused.headers["Retry-After"] == "5"
+    assert {document["status"] for document in documents} == {"finished"}
+    assert still_refused.status == 503
+    assert accepted.status == 202
+
+
+async def test_executors_that_start_on_a_full_redis_do_what_waits(
+    small_redis: RedisServer,
+) -> None:
+    blueprint = counting_chain(5)
+    async with Redis.from_url(small_redis.url) as client:
+        store = RedisStorage(client)
+        await store.open(StoreOptions(block_seconds=0.1))
+        job_ids = [await create_job(store, blueprint) for _ in range(JOBS)]
+        await fill(client)
+        with pytest.raises(StoreFull):
+            await create_job(store, blueprint)
+        await store.close()
+
+        again = RedisStorage(client)
+        await again.open(StoreOptions(block_seconds=0.1))
+        async with running(ExecutorService(Settings(), again, [blueprint])):
+            jobs = [await ended(again, job_id) for job_id in job_ids]
+        await again.close()
+
+    assert {job.status for job in jobs} == {JobStatus.FINISHED}
