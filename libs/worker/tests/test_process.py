@@ -166,6 +166,10 @@ async def test_a_process_works_is_forgotten_and_drains(
         await until(lambda: len(orchestrator.results) == 2)
         orchestrator.known = False
         await until(lambda: len(orchestrator.registrations) == 2)
+        beats = len(orchestrator.heartbeats)
+        await until(
+            lambda: len(orchestrator.heartbeats) > beats
+        )  # the old poll is given up by then
         orchestrator.tasks.put_nowait(a_task("t-3", "slow"))
         await until(
             lambda: any(beat["current_tasks"] == ["t-3"] for beat in orchestrator.heartbeats)
