@@ -496,6 +496,7 @@ class RedisJobs(JobStore):
                     p, job_id, codec.pack(signal), ids.new_nonce(), MOST_WAITING, _CALLS_KNOWN,
                     *self._idempotency(p, idempotency),
                 ],
+                outward=True,
             ),
         )  # fmt: skip
         match answer:

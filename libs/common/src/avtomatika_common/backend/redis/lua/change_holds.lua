@@ -26,7 +26,7 @@ local function apply(kind, worker, task, offer, job)
   local is_current = promised and (offer == '' or tonumber(promised) <= tonumber(offer))
   if kind == 'keep_hold' then
     -- Also when the promise has run out meanwhile: the worker does hold the task.
-    if (is_current or not promised) and is_live(w, worker, now) then
+    if (is_current or not promised) and is_registered(w, worker) then
       redis.call('ZADD', hold, '+inf', task)
       redis.call('HSET', offers, task, offer)
     end
@@ -42,7 +42,7 @@ local function apply(kind, worker, task, offer, job)
     end
     if kind ~= 'stop' then
       redis.call('ZREM', cancel, task)
-    elseif is_live(w, worker, now) then
+    elseif is_registered(w, worker) then
       stop_task(w, worker, task, job, now)
     end
   end
