@@ -351,7 +351,7 @@ class MemoryWorkers(WorkerDirectory):
         )
         if change == "keep_hold":
             # Also when the promise has run out meanwhile: the worker does hold the task.
-            if (hold is None or is_current) and known.expires_at > self._now():
+            if hold is None or is_current:
                 known.holds[task_id] = _Hold(offer_number or 0, math.inf)
             return
         if is_current:
@@ -359,7 +359,7 @@ class MemoryWorkers(WorkerDirectory):
             self._hint_places(worker_id, known)
         if change != "stop":
             known.stops.pop(task_id, None)
-        elif known.expires_at > self._now():
+        else:
             self._stop(worker_id, known, task_id, job_id)
 
     async def stop_task(self, worker_id: WorkerId, task_id: TaskId, job_id: JobId) -> bool:
