@@ -35,6 +35,8 @@ FULL_READ_SECONDS: Final = 30.0
 """Hints are not the truth: so often it is read as a whole."""
 MATCH_MEMORY_SECONDS: Final = 3.0
 """How long a matched task is left alone: its gateway is about to take it off the board."""
+FORGETTING_SECONDS: Final = 0.5
+"""Between two looks for such matches that were not acted on: the boards are read again each time."""
 HEADS: Final = 64
 MOST_HEADS: Final = 512
 MOST_KNOWN: Final = 2048
@@ -262,12 +264,14 @@ class DispatcherService:
 
     def _forget_matches(self, now: float) -> None:
         """A match nobody acted on (its gateway died) is made again."""
-        self._matched = {
-            offer: at for offer, at in self._matched.items() if now - at < MATCH_MEMORY_SECONDS
-        }
-        oldest = min(self._matched.values(), default=math.inf)
-        self._next_forgetting = oldest + MATCH_MEMORY_SECONDS
+        while self._matched and self._next_match_over() <= now:
+            del self._matched[next(iter(self._matched))]
+        self._next_forgetting = max(self._next_match_over(), now + FORGETTING_SECONDS)
         self._mark_boards_stale()
+
+    def _next_match_over(self) -> float:
+        """Matches are remembered in the order in which they were made."""
+        return next(iter(self._matched.values()), math.inf) + MATCH_MEMORY_SECONDS
 
     async def _read_workers(self) -> None:
         places, self._places = self._places, {}
