@@ -254,7 +254,7 @@ class OrchestratorEngine:
         Raises ValueError `Blueprint … not found.` and for data against the blueprint's contract,
         TypeError for data that JSON cannot carry.
         """
-        check_json([initial_data, tracing_context, data_metadata])
+        check_json([initial_data, tracing_context or {}, data_metadata or {}])
         blueprint = self.blueprints.get(blueprint_name)
         if blueprint is not None and blueprint.start_state is not None:
             group, start_state = self.config.AVTOMATIKA_EXECUTOR_GROUP, blueprint.start_state

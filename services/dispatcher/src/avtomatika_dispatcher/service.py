@@ -8,6 +8,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Collection, Sequence
+from itertools import takewhile
 from typing import Final
 
 from avtomatika_common.backend.ports import (
@@ -264,14 +265,15 @@ class DispatcherService:
 
     def _forget_matches(self, now: float) -> None:
         """A match nobody acted on (its gateway died) is made again."""
-        while self._matched and self._next_match_over() <= now:
-            del self._matched[next(iter(self._matched))]
-        self._next_forgetting = max(self._next_match_over(), now + FORGETTING_SECONDS)
-        self._mark_boards_stale()
 
-    def _next_match_over(self) -> float:
-        """Matches are remembered in the order in which they were made."""
-        return next(iter(self._matched.values()), math.inf) + MATCH_MEMORY_SECONDS
+        def is_over(offer: tuple[TaskId, int]) -> bool:
+            return now - self._matched[offer] >= MATCH_MEMORY_SECONDS
+
+        for offer in list(takewhile(is_over, self._matched)):  # in the order they were made
+            del self._matched[offer]
+        oldest = next(iter(self._matched.values()), math.inf)
+        self._next_forgetting = max(oldest + MATCH_MEMORY_SECONDS, now + FORGETTING_SECONDS)
+        self._mark_boards_stale()
 
     async def _read_workers(self) -> None:
         places, self._places = self._places, {}
@@ -401,22 +403,22 @@ class DispatcherService:
     async def _explain_waiting(self) -> None:
         """Note why the tasks that are left wait, once they have done so for a moment."""
         heads = [head for board in self._boards.values() for head in board.heads]
-        reasons = {task.task_id: self._workers.reason(demand) for task, demand in heads}
-        untold = [
-            task for task, _ in heads if self._reasons.get(task.task_id) != reasons[task.task_id]
-        ]
-        if not untold:
-            self._next_explaining = math.inf
-            return
         now = self._backend.clock.now()
-        if self._next_explaining == math.inf:
+        if not heads:
+            self._next_explaining = math.inf
+        elif self._next_explaining == math.inf:
             self._next_explaining = now + EXPLAIN_SECONDS
-        if now < self._next_explaining:
+        if now < self._next_explaining or not heads:
             return
         self._next_explaining = math.inf
-        self._reasons = reasons
+        told = self._reasons
+        self._reasons = {task.task_id: self._workers.reason(demand) for task, demand in heads}
         await asyncio.gather(
-            *(self._backend.board.explain(task, reasons[task.task_id]) for task in untold)
+            *(
+                self._backend.board.explain(task, self._reasons[task.task_id])
+                for task, _ in heads
+                if told.get(task.task_id) != self._reasons[task.task_id]
+            )
         )
 
     def _warn_of(self, demand: Demand) -> None:

@@ -1,8 +1,8 @@
 """JSON bodies at the HTTP door: read once into a typed value, written once."""
 
+import re
 from collections.abc import Mapping
-from typing import Any
-from uuid import UUID
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -13,8 +13,9 @@ from avtomatika_core.job import JobId
 from avtomatika_gateway.refusals import BadRequest
 from rxon.exceptions import InvalidJson, NotAnObject
 
-_DEEPEST = 200
+_DEEPEST: Final = 200
 """What is nested deeper could be read, but not be written into an answer (orjson's limit is 254)."""
+_is_job_id: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
 def json_response(
@@ -67,10 +68,6 @@ def job_id_in(request: web.Request) -> JobId:
 
 
 def parse_job_id(text: str) -> JobId:
-    try:
-        is_id = str(UUID(text)) == text
-    except ValueError:
-        is_id = False
-    if not is_id:
+    if not _is_job_id(text):
         raise JobNotFound
     return JobId(text)

@@ -11,6 +11,7 @@
         offer number ('' = whichever), job, id of the entry in the partition's `out` or ''
 ]]
 local w, partition, now = ARGV[1], ARGV[2], now_ms()
+local changed = {}
 local relayed = partition ~= '' and redis.call('GET', w .. 'relayed:' .. partition) or '0-0'
 
 local function is_behind(entry, other)
@@ -34,7 +35,7 @@ local function apply(kind, worker, task, offer, job)
     if is_current then
       redis.call('ZREM', hold, task)
       redis.call('HDEL', offers, task)
-      hint_places(w, worker, now)
+      changed[worker] = true
     end
     if kind == 'unmatched' then
       redis.call('XADD', w .. 'hint', 'MAXLEN', '~', '1000', '*', 'k', 'unmatched',
@@ -55,6 +56,7 @@ for n = 3, #ARGV, 6 do
     relayed = entry
   end
 end
+hint_places(w, changed, now)
 if partition ~= '' then
   redis.call('SET', w .. 'relayed:' .. partition, relayed)
 end

@@ -79,18 +79,20 @@ local function room_of(open)
   return room
 end
 
--- The worker's places changed, nothing else of it. Its incarnation, if it has one.
-local function hint_places(w, worker, now)
-  local key = w .. 'w:' .. worker
-  local incarnation = redis.call('HGET', key, 'inc')
-  if incarnation then
-    local room = room_of(credits(w, worker, now, {}))
-    local held = redis.call('ZCOUNT', w .. 'hold:' .. worker, '(' .. now, '+inf')
-    local stamp = redis.call('HINCRBY', key, 'stamp', 1)
-    redis.call('XADD', w .. 'hint', 'MAXLEN', '~', '1000', '*', 'k', 'worker', 'v', worker,
-      'p', incarnation .. ':' .. room .. ':' .. held .. ':' .. stamp)
+-- The places of these workers changed (keys of the table), nothing else of them: one hint for each.
+local function hint_places(w, workers, now)
+  local alive = {}
+  for worker in pairs(workers) do
+    local key = w .. 'w:' .. worker
+    local incarnation = redis.call('HGET', key, 'inc')
+    if incarnation then
+      local room = room_of(credits(w, worker, now, alive))
+      local held = redis.call('ZCOUNT', w .. 'hold:' .. worker, '(' .. now, '+inf')
+      local stamp = redis.call('HINCRBY', key, 'stamp', 1)
+      redis.call('XADD', w .. 'hint', 'MAXLEN', '~', '1000', '*', 'k', 'worker', 'v', worker,
+        'p', incarnation .. ':' .. room .. ':' .. held .. ':' .. stamp)
+    end
   end
-  return incarnation
 end
 
 -- The connection that is the worker's socket, and its gateway, if that is alive.
