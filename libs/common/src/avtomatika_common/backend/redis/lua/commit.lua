@@ -128,8 +128,14 @@ end
 local function finish(i)
   redis.call('SREM', p .. 'live', job_id)
   if ARGV[i] ~= '0' then
-    for _, suffix in ipairs({'', ':br', ':st', ':res', ':prog', ':ev', ':done', ':sig'}) do
+    for _, suffix in ipairs({'', ':prog', ':done'}) do
       redis.call('EXPIRE', job .. suffix, ARGV[i])
+    end
+    local rare = {job .. ':br', job .. ':st', job .. ':res', job .. ':ev', job .. ':sig'}
+    if redis.call('EXISTS', unpack(rare)) > 0 then
+      for _, key in ipairs(rare) do
+        redis.call('EXPIRE', key, ARGV[i])
+      end
     end
   end
   return i + 1

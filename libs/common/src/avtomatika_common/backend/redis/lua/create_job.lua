@@ -33,11 +33,10 @@ if waiting >= most then  -- those that were begun do not wait
   end
 end
 
-redis.call('HSET', job, 'fence', ARGV[3], 'input', ARGV[4], 'head', ARGV[5], 'data', ARGV[13],
-  'run', '0', 'tries', '0', 'claim', '', 'wait', '', 'cancel', '', 'status', 'pending',
-  'group', ARGV[6], 'owner', owner)
 local entry = redis.call('XADD', lane, '*', 'j', job_id, 'e', ARGV[8])
-redis.call('HSET', job, 'claim', entry)
+redis.call('HSET', job, 'fence', ARGV[3], 'input', ARGV[4], 'head', ARGV[5], 'data', ARGV[13],
+  'run', '0', 'tries', '0', 'claim', entry, 'wait', '', 'cancel', '', 'status', 'pending',
+  'group', ARGV[6], 'owner', owner)
 redis.call('SADD', p .. 'live', job_id)
 redis.call('HINCRBY', p .. 'count', 'pending', 1)
 if owner ~= '' then
