@@ -15,7 +15,6 @@ from avtomatika_core.job import JobStatus
 from tests.bench.children import Answer, serve
 
 _STUCK_SECONDS = 60.0
-_PARKING_SECONDS = 0.005  # what a worker needs to be back at the door
 
 
 class Engine:
@@ -119,12 +118,20 @@ class Engine:
         told = await self._redis.info("cpu")
         return float(told["used_cpu_user"] + told["used_cpu_sys"])
 
-    async def one_by_one(self, task_types: list[str]) -> Answer:
-        """A job for each of these task types, the next when the one before has ended."""
+    async def one_by_one(
+        self, task_types: list[str], rest_seconds: float, worker_id: str | None = None
+    ) -> Answer:
+        """A job for each of these task types, the next when the one before has ended.
+
+        In between it rests, and waits until the worker has parked a poll again if one is named.
+        """
         for task_type in task_types:
+            if worker_id is not None:
+                while not await self._redis.zcard(f"{keys.WORKERS}cred:{worker_id}"):
+                    pass
+            await asyncio.sleep(rest_seconds)
             async with asyncio.timeout(_STUCK_SECONDS):
                 await self._job("one_task", type=task_type)
-            await asyncio.sleep(_PARKING_SECONDS)
         return {}
 
     async def fan_out(self, branches: int) -> Answer:
@@ -144,11 +151,13 @@ class Engine:
             counts[kind] = sum(await pipe.execute())
         return {"credits": counts["cred"], "holds": counts["hold"]}
 
-    async def round_trips(self, count: int) -> Answer:
+    async def round_trips(self, count: int, rest_seconds: float = 0.0) -> Answer:
         """Milliseconds of one bare EVALSHA at a time, while the engine has nothing to do."""
         sha = await self._redis.script_load("return ARGV[1]")
         took: list[float] = []
         for _ in range(count):
+            if rest_seconds:
+                await asyncio.sleep(rest_seconds)
             began = time.monotonic()
             await self._redis.execute_command("EVALSHA", sha, 0, "x" * 100)
             took.append(1000 * (time.monotonic() - began))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.bench.children import ROOT, Child
 from tests.bench.report import percentiles, row
-from tests.bench.worlds import Options, World, a_world
+from tests.bench.worlds import REST_SECONDS, Options, World, a_world
 
 WARM_UP = 200
 CHOSEN = 500
@@ -149,7 +149,7 @@ def _gateway(world: World, gateway: Watched, port: int, count: int) -> None:
         return int(world.engine.ask("left")["credits"])
 
     def send_to_chosen_ones() -> None:
-        world.engine.ask("one_by_one", task_types=task_types)
+        world.engine.ask("one_by_one", task_types=task_types, rest_seconds=REST_SECONDS)
         received.extend(world.worker.ask("so_far")["since_submit"])
 
     park(world.worker, gateway, port, WARM_UP, "/_worker", credits_open)

@@ -4,7 +4,8 @@
 
   plain      jobs of one task per second, one task per poll and one result per request
   batched    the same with several tasks per poll and several results per request
-  latency    from making a job until a parked worker has its task, one job at a time
+  latency    from making a job until a parked worker has its task, one job at a time; at once and
+             when everybody has rested
   parked     memory of a gateway for each of 10,000 parked polls, from making a job until the
              chosen worker has its task, and what is left when all connections are closed
   fanout     time per branch of a job with 100 branches and of one with 10,000
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.bench import parked
 from tests.bench.report import percentiles, row
-from tests.bench.worlds import Options, World, a_world
+from tests.bench.worlds import REST_SECONDS, Options, World, a_world
 
 FLOOR_SECONDS = 2.0
 
@@ -98,18 +99,27 @@ def latency(options: Options) -> None:
     count = min(options.jobs, 1000)
     with a_world() as world:
         bare = world.worker.ask("round_trips", port=world.bare_port, count=2000)["milliseconds"]
-        redis = world.engine.ask("round_trips", count=2000)["milliseconds"]
-        world.worker.ask("work", port=world.engine_port, workers=1, connections=1)
-        world.engine.ask("one_by_one", task_types=["echo"] * count)
-        finished: dict[str, Any] = world.worker.ask("finish")
-    row("latency, bare aiohttp round trip, p50 / p99", percentiles(bare), "ms")
-    row("latency, bare EVALSHA round trip, p50 / p99", percentiles(redis), "ms")
-    submit, dispatch = finished["since_submit"], finished["since_dispatch"]
-    median = statistics.median(submit)
-    floor = statistics.median(bare)
-    row("latency, submit to worker, p50 / p99", percentiles(submit),
-        f"ms, {median / floor:.1f} aiohttp round trips (asked p50 2)")  # fmt: skip
-    row("latency, of it handler to worker, p50 / p99", percentiles(dispatch), "ms")
+        row("latency, bare aiohttp round trip, p50 / p99", percentiles(bare), "ms")
+        for rest_seconds, when in (
+            (0.0, ""),
+            (REST_SECONDS, f", after {REST_SECONDS:g} s of rest"),
+        ):
+            asked = {"count": count, "rest_seconds": rest_seconds}
+            redis = world.engine.ask("round_trips", **asked)["milliseconds"]
+            world.worker.ask("work", port=world.engine_port, workers=1, connections=1)
+            world.engine.ask(
+                "one_by_one",
+                task_types=["echo"] * count,
+                rest_seconds=rest_seconds,
+                worker_id="bench-0",
+            )
+            finished: dict[str, Any] = world.worker.ask("finish")
+            submit, dispatch = finished["since_submit"], finished["since_dispatch"]
+            floor = statistics.median(redis)
+            times = f"{statistics.median(submit) / floor:.0f} of them"
+            row(f"bare EVALSHA round trip{when}", percentiles(redis), "ms")
+            row(f"submit to worker{when}", percentiles(submit), f"ms, {times} (asked p50 2)")
+            row(f"of it handler to worker{when}", percentiles(dispatch), "ms")
 
 
 def fan_out(options: Options) -> None:

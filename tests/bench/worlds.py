@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from tests.bench.children import Child, a_child
 from tests.servers import redis_binaries, running_redis
 
+REST_SECONDS = 0.005
+"""After which the processors of most machines sleep, and take their time to wake."""
+
 
 class Options(argparse.Namespace):
     jobs: int
