@@ -263,6 +263,26 @@ async def test_a_match_takes_one_poll_and_one_place_and_tells_the_gateway(ports:
     assert await ports.mailbox.read("door", position) == (position, [])
 
 
+async def test_polls_that_open_together_tell_once_of_each_worker_and_all_its_places(
+    ports: Ports,
+) -> None:
+    await register(ports, ANN, polls=0)
+    await register(ports, BOB, polls=0)
+    position = await ports.hints.position("w")
+
+    await asyncio.gather(
+        *(
+            ports.workers.announce_credit(worker_id, ids.new_id(), "door", FAR, 60, room=2)
+            for worker_id in [ANN, ANN, BOB, ANN]
+        )
+    )
+
+    _, hints, _ = await ports.hints.wait("w", position, 5.0)
+    rooms = {hint.value: hint.places.room for hint in hints if hint.places}
+    assert len(hints) == 2
+    assert rooms == {ANN: 6, BOB: 2}
+
+
 async def test_a_worker_without_poll_or_place_gets_nothing(ports: Ports) -> None:
     job = await ports.job()
     for _ in range(2):
