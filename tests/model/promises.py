@@ -19,15 +19,15 @@ Judge = Callable[[Answer], str | None]
 """What is wrong with the answer to a call; None: nothing."""
 
 
-def judge_of(call: Call, tables: Tables) -> Judge:
-    """Asked before the call is carried out."""
+def judge_of(call: Call, tables: Tables, *, is_cancelled: bool) -> Judge:
+    """Asked before the call is carried out. `is_cancelled`: a client was told so of its job."""
     match call:
         case Call("jobs.commit", arguments=(stored, _, delivery)):
             return _judge_of_commit(tables, stored, delivery)
         case Call("board.end_lease", arguments=(job_id, worker_id, event)):
             return _judge_of_result(tables, job_id, worker_id, event)
         case Call("board.lease", arguments=(_, job_id, *_)):
-            return _judge_of_lease(tables, job_id)
+            return _judge_of_lease(tables, job_id, is_cancelled=is_cancelled)
         case _:
             return lambda _: None
 
@@ -66,9 +66,9 @@ def _judge_of_result(tables: Tables, job_id: JobId, worker_id: WorkerId, event: 
     return judge
 
 
-def _judge_of_lease(tables: Tables, job_id: JobId) -> Judge:
+def _judge_of_lease(tables: Tables, job_id: JobId, *, is_cancelled: bool) -> Judge:
     record = tables.jobs.get(job_id)
-    is_wanted = record is not None and not record.cancelled
+    is_wanted = record is not None and not record.cancelled and not is_cancelled
 
     def judge(answer: Answer) -> str | None:
         was_leased = isinstance(answer.value, LeasedTask)
@@ -156,3 +156,13 @@ def check_end(store: MemoryStorage, allowed: Collection[JobStatus]) -> None:
     }
     if remains := [name for name, value in left.items() if value]:
         raise Violation(f"after the end there are {', '.join(remains)}")
+
+
+def check_word(tables: Tables, *, is_cancelled: bool, has_counted: bool) -> None:
+    """What clients and workers were told has come true. Raises Violation."""
+    for record in tables.jobs.values():
+        trace = codec.unpack_data(record.data).state_history.get("trace", [])
+        if is_cancelled and record.status is not JobStatus.CANCELLED:
+            raise Violation(f"a job that was cancelled is {record.status}")
+        if has_counted and not is_cancelled and "after" not in trace:
+            raise Violation("what was accepted did not count")

@@ -183,7 +183,7 @@ def _signals() -> Client:
 
 def _scenario(blueprint: StateMachineBlueprint, **changes: Any) -> Scenario:
     """One job of it, created with a key."""
-    times = 1 if "workers" in changes else 2
+    times = 2 if blueprint is _CHAIN else 1
     clients = {"client": _creates(blueprint, times=times), **changes.pop("clients", {})}
     settings: dict[str, Any] = {"ends": _FINISHED, "blueprints": [blueprint], **changes}
     return Scenario(clients=clients, **settings)
@@ -206,9 +206,9 @@ _fair_chain = _chain._replace(settings=Settings(steps_per_claim=1))
 _cancelled_chain = _scenario(
     _CHAIN, executors=2, clients={"canceller": _cancels()}, ends=_CANCELLED_TOO
 )
-_sleep_ = _scenario(_SLEEP, executors=2)
-_approval_ = _scenario(_APPROVAL, clients={"approver": _approves()})
-_signal_ = _scenario(_SIGNAL, clients={"payer": _signals()})
+_one_sleep = _scenario(_SLEEP, executors=2)
+_one_approval = _scenario(_APPROVAL, clients={"approver": _approves()})
+_one_signal = _scenario(_SIGNAL, clients={"payer": _signals()})
 _parent = _scenario(_PARENT, executors=2, blueprints=[_PARENT, _CHILD])
 _one_task = _scenario(_TASK, workers=1, ends=_ANY_END)
 _two_workers = _scenario(_TASK, workers=2, ends=_ANY_END)
@@ -223,10 +223,11 @@ def _with(scenario: Scenario, faults: int, hurries: int = 0) -> Scenario:
 
 SMALL: Final = {
     "chain": _with(_chain, 1),
+    "fair chain": _with(_fair_chain, 0),
     "cancelled chain": _with(_cancelled_chain, 0),
-    "sleep": _with(_sleep_, 1),
-    "approval": _with(_approval_, 1, 1),
-    "signal": _with(_signal_, 0, 1),
+    "sleep": _with(_one_sleep, 1),
+    "approval": _with(_one_approval, 1, 1),
+    "signal": _with(_one_signal, 0, 1),
     "child": _with(_parent, 1),
     "task": _with(_one_task, 1),
     "late task": _with(_one_task, 0, 1),
@@ -238,13 +239,14 @@ LARGE: Final = {
     "chain": _with(_chain, 3),
     "fair chain": _with(_fair_chain, 2),
     "cancelled chain": _with(_cancelled_chain, 2),
-    "sleep": _with(_sleep_, 2, 1),
-    "approval": _with(_approval_, 2, 2),
-    "signal": _with(_signal_, 2, 1),
+    "sleep": _with(_one_sleep, 2, 1),
+    "approval": _with(_one_approval, 2, 2),
+    "signal": _with(_one_signal, 2, 1),
+    "signal, two executors": _with(_one_signal, 0, 1)._replace(executors=2),
     "child": _with(_parent, 2),
     "task": _with(_one_task, 1, 1),
     "two workers": _with(_two_workers, 1),
-    "two workers, late": _with(_two_workers, 0, 2),
+    "two workers, late": _with(_two_workers, 0, 1),
     "cancelled task": _with(_cancelled_task, 1),
     "cancelled task, late": _with(_cancelled_task, 0, 1),
 }

@@ -27,6 +27,7 @@ from avtomatika_common.backend.ports import (
     LeasedTask,
     LostClaim,
     Match,
+    ResultAnswer,
     Stored,
     StoreUnavailable,
     WaitingTask,
@@ -152,6 +153,10 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     """What the dispatcher remembers: an offer -> when it was matched."""
     ended: dict[JobId, str] = {}
     """Jobs that have ended -> how."""
+    is_cancelled: bool = False
+    """A client was told that its job is to be cancelled."""
+    has_counted: bool = False
+    """Somebody was told that their result or decision counts."""
 
 
 class State(NamedTuple):
@@ -435,13 +440,14 @@ class World:
         if actor in self.executors:
             self._live(actor)  # who acts is awake
         said = f"{actor}: {call.name}"
-        judge = promises.judge_of(call, self.tables)
+        judge = promises.judge_of(call, self.tables, is_cancelled=self.around.is_cancelled)
         draw_ids(activity.number, 1000 + len(activity.answers))
         try:
             answer = answered(self.clock.now(), finish(call.perform()))
         except Exception as error:  # noqa: BLE001 - it is the actor's to handle
             answer = answered(self.clock.now(), error, is_raised=True)
         self._judge(judge, answer, said)
+        self._note_word_given(call, answer)
         said += f" -> {_shown(answer.value)}"
         if lost:
             self.note(faults=self.around.faults - 1)
@@ -584,6 +590,15 @@ class World:
                 continue
             return answer.status
 
+    def _note_word_given(self, call: Call, answer: Answer) -> None:
+        if answer.is_raised:
+            return
+        if call.name == "jobs.request_cancel":
+            self.note(is_cancelled=True)
+        is_result = call.name == "board.end_lease" and answer.value is ResultAnswer.APPLIED
+        if is_result or call.name == "jobs.decide_approval":
+            self.note(has_counted=True)
+
     # --- faults
 
     def _live(self, actor: str) -> None:
@@ -638,6 +653,11 @@ class World:
         if len(self.around.done) < len(self.scenario.clients):
             raise Violation("a client never gets its answer")
         promises.check_end(self.store, self.scenario.ends)
+        promises.check_word(
+            self.tables,
+            is_cancelled=self.around.is_cancelled,
+            has_counted=self.around.has_counted,
+        )
 
 
 def _described(worker_id: WorkerId) -> dict[str, Any]:
