@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from avtomatika import OrchestratorEngine, RedisStorage
+from avtomatika import OrchestratorEngine, RedisStorage, StateMachineBlueprint
 from avtomatika.config import Config
 from avtomatika.context import ActionFactory
 from avtomatika_common import leadership
 from avtomatika_common.backend.opening import open_redis
-from avtomatika_common.backend.ports import StoreOptions
+from avtomatika_common.backend.ports import Stored, StoreOptions
 from avtomatika_common.backend.redis import liveness
+from avtomatika_core.job import Job, JobId, TaskId
 from avtomatika_executor import takeover
 from tests.integration.blueprints import a_blueprint, dispatch
 
@@ -56,12 +57,24 @@ class Death:
 
     def to(self, storage: RedisStorage) -> None:
         jobs, board = storage.jobs, storage.board
-        self._hook(jobs, "create", lambda job, *_, **__: self._is_it(job))
-        self._hook(jobs, "commit", lambda stored, *_, **__: self._is_it(stored.job))
-        self._hook(board, "lease", lambda _task_id, job_id, *_, **__: job_id == self._job_id)
-        self._hook(board, "end_lease", lambda job_id, *_, **__: job_id == self._job_id)
+        self._hook(jobs, "create", self._creates_it)
+        self._hook(jobs, "commit", self._commits_it)
+        self._hook(board, "lease", self._leases_it)
+        self._hook(board, "end_lease", self._ends_its_lease)
 
-    def _is_it(self, job: Any) -> bool:
+    def _creates_it(self, job: Job, **_: object) -> bool:
+        return self._is_it(job)
+
+    def _commits_it(self, stored: Stored, *_: object, **__: object) -> bool:
+        return self._is_it(stored.job)
+
+    def _leases_it(self, _task_id: TaskId, job_id: JobId, *_: object, **__: object) -> bool:
+        return job_id == self._job_id
+
+    def _ends_its_lease(self, job_id: JobId, *_: object) -> bool:
+        return job_id == self._job_id
+
+    def _is_it(self, job: Job) -> bool:
         if job.initial_data.get("point") != self._point:
             return False
         self._job_id = job.id
@@ -84,7 +97,7 @@ class Death:
         setattr(port, name, hooked)
 
 
-def one_task() -> Any:
+def one_task() -> StateMachineBlueprint:
     """A task, then a step that notes that it was there."""
 
     def note(state_history: dict[str, Any], actions: ActionFactory) -> None:
@@ -94,7 +107,7 @@ def one_task() -> Any:
     return a_blueprint("work", start=dispatch({"success": "then"}), then=note)
 
 
-def nap() -> Any:
+def nap() -> StateMachineBlueprint:
     def sleep(initial_data: dict[str, Any], actions: ActionFactory) -> None:
         actions.sleep(initial_data["seconds"], next_state="done")
 
