@@ -272,6 +272,7 @@ async def test_readers_see_why_a_task_waits(backend: StorageBackend) -> None:
 async def test_timers_exist_exactly_as_long_as_the_wait(
     backend: StorageBackend, pass_time: PassTime
 ) -> None:
+    """R8."""
     executor = Executor(backend)
     await executor.dispatch(a_task(dispatch_timeout_seconds=30.0))
     dispatched_at = backend.clock.now()
@@ -315,6 +316,7 @@ async def test_a_task_without_dispatch_timeout_waits_for_ever(backend: StorageBa
 async def test_a_task_no_worker_took_in_time_leaves_the_board(
     backend: StorageBackend, pass_time: PassTime
 ) -> None:
+    """R7."""
     executor = Executor(backend)
     claim = await executor.dispatch(a_task(dispatch_timeout_seconds=0.05))
     task = await the_waiting_task(backend)

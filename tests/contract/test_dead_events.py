@@ -49,6 +49,7 @@ async def test_an_entry_set_aside_is_among_the_dead_events(backend: StorageBacke
 
 
 async def test_a_replayed_entry_comes_again(backend: StorageBackend) -> None:
+    """R62."""
     executor = Executor(backend)
     await backend.jobs.create(a_job(backend))
     first = await executor.read()

@@ -249,6 +249,7 @@ async def test_one_of_many_takes_over_each_entry(backend: StorageBackend) -> Non
 
 
 async def test_who_lost_its_claim_writes_nothing(backend: StorageBackend) -> None:
+    """R4."""
     paused = Executor(backend, DEAD)
     claim = await paused.start()
     [taken] = await backend.inbox.take_over("default", DEAD, MINE, 10)

@@ -399,6 +399,7 @@ async def test_quarantined_jobs_are_listed_newest_first(
 async def test_an_ended_job_is_forgotten_after_its_retention(
     open_backend: Open, pass_time: PassTime
 ) -> None:
+    """R63."""
     backend = await open_backend(retention_seconds=1)
     executor = Executor(backend)
     ended = await executor.start()

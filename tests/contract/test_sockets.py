@@ -43,6 +43,21 @@ async def test_a_command_is_sent_to_a_socket_once(backend: StorageBackend) -> No
         assert len(await mail(backend, "g")) == 1
 
 
+async def test_after_a_flush_mail_reaches_who_has_read_before(backend: StorageBackend) -> None:
+    """R25."""
+    position = "0"
+    for _ in range(3):
+        async with backend.liveness.keep("g"):
+            await backend.workers.register(ME, a_document(), TTL)
+            await backend.workers.claim_socket(ME, "g", "c1")
+            await backend.workers.stop_task(ME, TASK, JOB)
+
+            position, letters = await backend.mailbox.read("g", position)
+
+            assert [type(letter) for letter in letters] == [StopTask]
+        await backend.flush_all()
+
+
 async def test_without_a_live_socket_the_heartbeat_tells(backend: StorageBackend) -> None:
     await backend.workers.register(ME, a_document(), TTL)
 

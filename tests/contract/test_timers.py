@@ -82,6 +82,7 @@ async def test_partitions_have_timers_of_their_own(open_backend: Open) -> None:
 async def test_only_the_holder_of_the_lease_fires(
     backend: StorageBackend, pass_time: PassTime
 ) -> None:
+    """R65."""
     executor = Executor(backend)
     await executor.raised(await executor.start())
     stale = await backend.leases.acquire("p0/timers", "watcher-0", 0.05)
@@ -196,6 +197,7 @@ async def test_tokens_count_up_with_each_holder(
 
 
 async def test_a_renewed_lease_is_kept(backend: StorageBackend, pass_time: PassTime) -> None:
+    """R65."""
     lease = await backend.leases.acquire("scheduler", "s-1", 0.1)
     assert lease is not None
     await backend.leases.renew(lease, 60.0)
@@ -208,6 +210,7 @@ async def test_a_renewed_lease_is_kept(backend: StorageBackend, pass_time: PassT
 async def test_a_lease_that_is_over_cannot_be_renewed_or_released(
     backend: StorageBackend, pass_time: PassTime
 ) -> None:
+    """R65."""
     old = await backend.leases.acquire("scheduler", "s-1", 0.05)
     assert old is not None
     await pass_time(0.06)

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from avtomatika import MemoryStorage, OrchestratorEngine, RedisStorage, StateMachineBlueprint
 from avtomatika_common.backend.ports import StorageBackend
 from tests.integration import sdk_site
+from tests.integration.hooks import Hooks, webhook_receiver
 from tests.integration.sites import Site, a_site
 
 NewStorage = Callable[[], StorageBackend]
@@ -48,6 +49,12 @@ async def open_site(new_storage: NewStorage) -> AsyncGenerator[OpenSite, None]:
             return await stack.enter_async_context(site)
 
         yield opened
+
+
+@pytest.fixture
+async def hooks() -> AsyncGenerator[Hooks, None]:
+    async with webhook_receiver() as receiver:
+        yield receiver
 
 
 @pytest.fixture(params=["memory-http", "memory-in-process", "redis-http", "redis-in-process"])

@@ -7,7 +7,8 @@ import pytest
 from redis.asyncio import Redis
 
 from avtomatika_common.backend.ports import StoreOptions, StoreUnavailable
-from avtomatika_common.backend.redis.connection import BlockingReader, Commands, own_pool
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import BlockingReader, own_pool
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.lifecycle import running
 from avtomatika_core.job import JobStatus

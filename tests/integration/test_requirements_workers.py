@@ -357,7 +357,7 @@ async def is_idle(site: Site) -> bool:
 async def test_a_cancelled_job_ends_at_once_and_no_worker_gets_anything_of_it(
     open_site: OpenSite, reach: Reach
 ) -> None:
-    """R40."""
+    """R21, R40."""
     go_on = asyncio.Event()
     site = await open_site(
         *blueprints_to_cancel(go_on),

@@ -187,6 +187,7 @@ def test_a_repeat_gives_the_same_rows() -> None:
 
 
 def test_a_clock_that_was_set_back_gives_no_negative_duration() -> None:
+    """R26."""
     [_, finished] = rows_of(a_fact(started_at=200.0, followed_by="end"))
 
     assert finished[COLUMNS.index("duration_ms")] == 0

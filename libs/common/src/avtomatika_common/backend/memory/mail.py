@@ -1,4 +1,4 @@
-"""Mail to gateways in memory: a box each, its letters numbered."""
+"""Mail to gateways in memory: a box each, all letters numbered."""
 
 from collections import deque
 from typing import Final
@@ -9,24 +9,18 @@ from avtomatika_common.backend.ports import Mail, Mailbox
 _KEPT: Final = 10_000
 
 
-class _Box:
-    def __init__(self) -> None:
-        self.last = 0
-        self.kept: deque[tuple[int, Mail]] = deque(maxlen=_KEPT)
-
-
 class MemoryMailbox(Mailbox):
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._boxes: dict[str, _Box] = {}
+        self._boxes: dict[str, deque[tuple[int, Mail]]] = {}
 
     def clear(self) -> None:
         self._boxes.clear()
 
     def send(self, gateway: str, letter: Mail) -> None:
-        box = self._boxes.setdefault(gateway, _Box())
-        box.last += 1
-        box.kept.append((box.last, letter))
+        number = self._tables.number()  # never again, so that readers keep their positions
+        box = self._boxes.setdefault(gateway, deque(maxlen=_KEPT))
+        box.append((number, letter))
         self._tables.signals.notify(f"mail {gateway}")
 
     async def read(self, gateway: str, after: str) -> tuple[str, list[Mail]]:
@@ -42,9 +36,9 @@ class MemoryMailbox(Mailbox):
         box = self._boxes.get(gateway)
         if box is None:
             return []
-        while box.kept and box.kept[0][0] <= position:
-            box.kept.popleft()
-        return list(box.kept)
+        while box and box[0][0] <= position:
+            box.popleft()
+        return list(box)
 
     def forget(self, gateway: str) -> None:
         """A gateway that is gone reads no mail."""

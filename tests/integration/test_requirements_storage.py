@@ -1,0 +1,224 @@
+"""The requirements about what is kept, and by whom: each on a whole orchestrator."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from avtomatika import RedisStorage, StateMachineBlueprint
+from avtomatika.context import ActionFactory
+from avtomatika_common import leadership
+from avtomatika_common.backend.ports import Lease
+from avtomatika_common.lifecycle import running
+from avtomatika_watcher import Settings as WatcherSettings
+from avtomatika_watcher import WatcherService
+from tests.integration.blueprints import a_blueprint, dispatch, go_to, run
+from tests.integration.conftest import OpenSite
+from tests.integration.hooks import Hooks
+from tests.integration.sites import Site, a_site
+from tests.support import until
+
+pytestmark = pytest.mark.integration
+
+
+async def is_idle(site: Site) -> bool:
+    """Nothing is left to be done, now or later."""
+    storage = site.storage
+    return (
+        await storage.board.length() == 0
+        and await storage.inbox.length() == 0
+        and await storage.notifications.length() == 0
+        and await storage.facts.length() == 0
+        and await storage.timers.next_due(0) is None
+    )
+
+
+# --- R62: what is left
+
+
+def something_of_everything() -> list[StateMachineBlueprint]:
+    def spread(actions: ActionFactory) -> None:
+        actions.dispatch_parallel([{"type": "resize"}] * 3, aggregate_into="join")
+
+    def ask(actions: ActionFactory) -> None:
+        actions.await_human_approval("mail", "?", {"yes": "done"}, timeout_seconds=0.1)
+
+    def sleep(actions: ActionFactory) -> None:
+        actions.sleep(0.1, next_state="done")
+
+    def wait(actions: ActionFactory) -> None:
+        actions.wait_for_signal("go", {"received": "done"}, timeout_seconds=60)
+
+    def break_down() -> None:
+        raise OSError("no luck")
+
+    fan_out = a_blueprint("fan_out", start=spread, aside=go_to("done"))
+    fan_out.aggregator_for("join", targets=["done", "aside"])(go_to("done"))
+    return [
+        a_blueprint("chain", start=go_to("next"), next=go_to("done")),
+        a_blueprint("task", start=dispatch({"success": "done"}, dispatch_timeout_seconds=60)),
+        fan_out,
+        a_blueprint("parent", start=run("task", {"success": "done"})),
+        a_blueprint("approval", start=ask),
+        a_blueprint("sleeping", start=sleep),
+        a_blueprint("waiting", start=wait),
+        a_blueprint("broken", start=break_down),
+        a_blueprint("held", start=dispatch({"success": "done"}, "held")),
+    ]
+
+
+async def live_through_everything(site: Site, hooks: Hooks, round_number: int) -> None:
+    """Jobs of every kind, and what can happen to them; then nothing of it is left to do."""
+    door, name = site.door, f"w{round_number}"
+    await door.register(name, "resize", "held")
+    made: dict[str, str] = {}
+    for blueprint in site.engine.blueprints:
+        body = {"initial_data": {}, "webhook_url": hooks.url, "timeout_seconds": 60}
+        answer = await door.ask("POST", f"/jobs/{blueprint}", body)
+        assert answer.status == 202, answer
+        made[blueprint] = answer.json["job_id"]
+    held: dict[str, Any] | None = None
+    for _ in range(6):  # one of a job, three of a fan-out, one of a sub-job, and one to be held
+        task = await door.task(name)
+        if task["type"] == "held":
+            held = task
+            continue
+        await door.progress(task, name, progress=0.5)
+        await door.done(task, name)
+    assert held is not None
+    async with door.socket(name) as socket:
+        await door.cancel(made["held"])
+        await socket.receive_json(timeout=5)
+    assert (await door.ask("POST", f"/jobs/{made['waiting']}/signals/go", {})).status < 300
+    for job_id in made.values():
+        await door.ended(job_id)
+    assert (await door.ask("DELETE", f"/jobs/quarantined/{made['broken']}")).status == 200
+    assert (await door.call("DELETE", f"/_worker/workers/{name}")).status == 200
+    await until(lambda: is_idle(site), message="something is left to do")
+
+
+async def keys_of(client: Redis) -> set[str]:
+    return {key.decode() async for key in client.scan_iter("avtomatika:*")}
+
+
+async def size_of(client: Redis, key: str) -> int:
+    match await client.type(key):
+        case b"hash":
+            return await client.hlen(key)
+        case b"zset":
+            return await client.zcard(key)
+        case b"set":
+            return await client.scard(key)
+        case b"stream":
+            return await client.xlen(key)
+        case _:
+            return 1
+
+
+async def lasting(client: Redis) -> dict[str, int]:
+    """Keys that do not end by themselves, and how much is in them; hints are the newest few."""
+    return {
+        key: await size_of(client, key)
+        for key in await keys_of(client)
+        if await client.pttl(key) == -1 and not key.endswith(":hint")
+    }
+
+
+async def test_nothing_grows_with_the_jobs_that_are_over(
+    one_redis: Callable[[], str], hooks: Hooks
+) -> None:
+    """R62."""
+    retention = 1.0
+    async with (
+        Redis.from_url(one_redis()) as client,
+        a_site(
+            RedisStorage(client),
+            something_of_everything(),
+            JOB_RETENTION_SECONDS=str(retention),
+            JOB_MAX_RETRIES="0",
+        ) as site,
+    ):
+        left: list[dict[str, int]] = []
+        for number in range(2):
+            await live_through_everything(site, hooks, number)
+            of_jobs = {key for key in await keys_of(client) if ":j:" in key or ":t:" in key}
+            lifetimes = [await client.pttl(key) for key in of_jobs]
+            assert of_jobs
+            assert all(each == -2 or 0 <= each <= retention * 1000 for each in lifetimes)
+
+            async def are_forgotten(of_jobs: set[str] = of_jobs) -> bool:
+                return not of_jobs & await keys_of(client)
+
+            await until(are_forgotten, message="jobs outlive their retention")
+            left.append(await lasting(client))
+
+    assert left[0] == left[1]
+
+
+async def test_the_queue_counts_what_is_not_processed_yet(open_site: OpenSite) -> None:
+    """R62."""
+    begun, may_end = 0, asyncio.Event()
+
+    async def wait(actions: ActionFactory) -> None:
+        nonlocal begun
+        begun += 1
+        await may_end.wait()
+        actions.transition_to("done")
+
+    site = await open_site(a_blueprint("slow", start=wait), EXECUTOR_MAX_CONCURRENT_JOBS="2")
+    lengths = [await site.storage.get_job_queue_length()]
+    job_ids = [await site.door.create("slow") for _ in range(5)]
+    await until(lambda: begun == 2)
+    lengths.append(await site.storage.get_job_queue_length())
+    may_end.set()
+    for job_id in job_ids:
+        await site.door.ended(job_id)
+    await until(lambda: is_idle(site))
+    lengths.append(await site.storage.get_job_queue_length())
+
+    assert lengths == [0, 5, 0]
+
+
+# --- R65: one of many
+
+
+async def test_of_two_watchers_with_slow_rounds_one_handles_each_timeout(
+    open_site: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R65: a round takes several times as long as the lease lasts."""
+    monkeypatch.setattr(leadership, "LEASE_SECONDS", 0.4)
+    monkeypatch.setattr(leadership, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(leadership, "STANDBY_SECONDS", 0.05)
+    give_out = dispatch({"success": "done", "timeout": "late"}, dispatch_timeout_seconds=0.2)
+    site = await open_site(a_blueprint("work", ends=("done", "late"), start=give_out))
+    timers, leases = site.storage.timers, site.storage.leases
+    fire, acquire = timers.fire, leases.acquire
+    fired = 0
+    holders: Counter[str] = Counter()
+
+    async def slow_round(partition: int, lease: Lease, limit: int = 512) -> int:
+        nonlocal fired
+        await asyncio.sleep(1.2)
+        count = await fire(partition, lease, limit)
+        fired += count
+        return count
+
+    async def watched(name: str, holder: str, seconds: float) -> Lease | None:
+        lease = await acquire(name, holder, seconds)
+        if lease is not None and name == "p0/watcher":
+            holders[holder] += 1
+        return lease
+
+    monkeypatch.setattr(timers, "fire", slow_round)
+    monkeypatch.setattr(leases, "acquire", watched)
+    async with running(WatcherService(WatcherSettings(instance_id="other"), site.storage)):
+        job_ids = [await site.door.create("work") for _ in range(5)]
+        jobs = [await site.door.ended(job_id) for job_id in job_ids]
+
+    assert {job["current_state"] for job in jobs} == {"late"}
+    assert fired == 5
+    assert site.ends == dict.fromkeys(job_ids, 1)
+    assert not holders  # the first has it all the time

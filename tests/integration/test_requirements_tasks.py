@@ -1,0 +1,351 @@
+"""The requirements about the task of a job, each from both sides of a whole orchestrator's door."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from avtomatika.context import ActionFactory, JobContext
+from avtomatika_common import leadership
+from avtomatika_common.backend.ports import StoreUnavailable
+from avtomatika_executor import advances
+from tests.integration.blueprints import a_blueprint, dispatch, go_to
+from tests.integration.conftest import OpenSite
+from tests.integration.sites import Site, once
+from tests.interop.door import Door, ignored
+from tests.support import until
+
+pytestmark = pytest.mark.integration
+
+OK = {"status": "ok"}
+
+
+def failure(code: str, message: str = "oh") -> dict[str, Any]:
+    return {"status": "failure", "error": {"code": code, "message": message}}
+
+
+async def is_idle(site: Site) -> bool:
+    """Nothing is left to be done, now or later."""
+    storage = site.storage
+    return (
+        await storage.board.length() == 0
+        and await storage.inbox.length() == 0
+        and await storage.timers.next_due(0) is None
+    )
+
+
+# --- R7, R8: waiting for a worker, and for no longer
+
+
+async def test_a_task_waits_for_the_first_worker_and_the_handler_runs_once(
+    open_site: OpenSite,
+) -> None:
+    """R7."""
+    runs: list[str] = []
+
+    def give_out(job_id: str, actions: ActionFactory) -> None:
+        runs.append(job_id)
+        actions.dispatch_task("resize", {}, {"success": "done"}, dispatch_timeout_seconds=60)
+
+    site = await open_site(a_blueprint("work", start=give_out))
+    door = site.door
+    job_id = await door.create("work")
+
+    async def is_explained() -> bool:
+        return bool((await door.document(job_id)).get("waiting_reason"))
+
+    await until(is_explained, message="nobody has looked for a worker")
+    offered = (await door.document(job_id))["current_task_id"]
+    await door.register("w1")
+    task = await door.task("w1")
+    await door.done(task, "w1")
+
+    assert (await door.ended(job_id))["status"] == "finished"
+    assert task["task_id"] == offered
+    assert runs == [job_id]
+
+
+async def succeeds(door: Door) -> None:
+    await door.done(await door.task("w1"), "w1")
+
+
+async def fails_for_good(door: Door) -> None:
+    await door.done(await door.task("w1"), "w1", **failure("PERMANENT_ERROR"))
+
+
+async def succeeds_at_last(door: Door) -> None:
+    await door.done(await door.task("w1"), "w1", **failure("TRANSIENT_ERROR"))
+    await succeeds(door)
+
+
+async def is_never_taken(door: Door) -> None:
+    """Nobody polls."""
+
+
+async def is_late(door: Door) -> None:
+    await door.task("w1")
+
+
+@pytest.mark.parametrize(
+    ("happens", "options"),
+    [
+        (succeeds, {"dispatch_timeout_seconds": 60, "result_timeout_seconds": 60}),
+        (succeeds_at_last, {"dispatch_timeout_seconds": 60, "result_timeout_seconds": 60}),
+        (fails_for_good, {"dispatch_timeout_seconds": 60, "heartbeat_timeout_seconds": 60}),
+        (is_never_taken, {"dispatch_timeout_seconds": 0.2}),
+        (is_late, {"result_timeout_seconds": 0.2, "retry": {"attempts": 1}}),
+    ],
+)
+async def test_no_timer_outlives_the_wait_it_guards(
+    open_site: OpenSite, happens: Any, options: dict[str, Any]
+) -> None:
+    """R8."""
+    site = await open_site(a_blueprint("work", start=dispatch({"success": "done"})))
+    door = site.door
+    await door.register("w1")
+    job_id = await door.create("work", options=options)
+    await until(lambda: has_a_timer(site), message="the wait has no timer")
+
+    await happens(door)
+
+    job = await door.ended(job_id)
+    await until(lambda: is_idle(site), message="something is left")
+    assert site.ends == {job_id: 1}
+    if happens is is_never_taken:
+        assert job["error_message"].startswith("No worker took the task within 0.2 seconds")
+        assert job["status"] == "failed"
+
+
+async def has_a_timer(site: Site) -> bool:
+    return await site.storage.timers.next_due(0) is not None
+
+
+# --- R9, R22: retries
+
+
+async def test_a_task_without_any_timeout_is_tried_again(open_site: OpenSite) -> None:
+    """R9."""
+    give_out = dispatch({"success": "done"}, dispatch_timeout_seconds=0)
+    site = await open_site(a_blueprint("work", start=give_out), RETRY_DELAY_SECONDS="0.05")
+    door = site.door
+    await door.register("w1")
+    job_id = await door.create("work")
+
+    attempts = [await door.task("w1")]
+    for _ in range(2):
+        await door.done(attempts[-1], "w1", **failure("TRANSIENT_ERROR"))
+        attempts.append(await door.task("w1"))
+    await door.done(attempts[-1], "w1")
+
+    assert (await door.ended(job_id))["status"] == "finished"
+    assert {attempt["job_id"] for attempt in attempts} == {job_id}
+    assert len({attempt["task_id"] for attempt in attempts}) == 3
+    await until(lambda: is_idle(site))
+
+
+async def test_each_task_has_all_its_retries_and_success_leaves_no_error(
+    open_site: OpenSite,
+) -> None:
+    """R22."""
+    site = await open_site(
+        a_blueprint("work", one=dispatch({"success": "two"}), two=dispatch({"success": "done"})),
+        JOB_MAX_RETRIES="3",
+    )
+    door = site.door
+    await door.register("w1")
+    job_id = await door.create("work")
+
+    for _ in range(2):
+        for _ in range(2):
+            await door.done(await door.task("w1"), "w1", **failure("TRANSIENT_ERROR"))
+        await door.done(await door.task("w1"), "w1")
+
+    job = await door.ended(job_id)
+    assert (job["status"], job["error_message"], job["last_error"]) == ("finished", None, None)
+
+
+# --- R16: too late
+
+LEADS: dict[str, tuple[dict[str, str], tuple[str, str]]] = {
+    "by timeout": ({"timeout": "late", "failure": "broken"}, ("late", "finished")),
+    "by failure": ({"failure": "broken"}, ("broken", "finished")),
+    "nowhere": ({}, ("start", "quarantined")),
+}
+
+
+@pytest.mark.parametrize(("leads", "expected"), LEADS.values(), ids=LEADS)
+async def test_a_timeout_is_a_failure_that_is_tried_again_and_then_leads_on(
+    open_site: OpenSite, leads: dict[str, str], expected: tuple[str, str]
+) -> None:
+    """R16."""
+    errors: list[dict[str, Any] | None] = []
+
+    def look(context: JobContext) -> None:
+        errors.append(context.last_error)
+        context.actions.transition_to(f"{context.current_state}_end")
+
+    site = await open_site(
+        a_blueprint(
+            "work",
+            ends=("done", "late_end", "broken_end"),
+            start=dispatch(
+                {"success": "done", **leads}, result_timeout_seconds=0.2, retry={"attempts": 2}
+            ),
+            late=look,
+            broken=look,
+        )
+    )
+    door = site.door
+    await door.register("w1")
+    job_id = await door.create("work")
+
+    attempts = [(await door.task("w1"))["task_id"] for _ in range(2)]
+    job = await door.ended(job_id)
+    told = (await door.heartbeat("w1", {"current_tasks": attempts})).json["cancel_task_ids"]
+
+    state, status = expected
+    assert (job["current_state"].removesuffix("_end"), job["status"]) == (state, status)
+    assert [error["code"] for error in errors if error] == ["TIMEOUT_ERROR"] * bool(leads)
+    assert sorted(told) == sorted(attempts)  # the worker may stop them
+    assert site.ends == {job_id: 1}
+
+
+async def test_of_a_result_and_a_timeout_at_one_moment_one_takes_effect(
+    open_site: OpenSite,
+) -> None:
+    """R16."""
+    limit = 0.4
+    give_out = dispatch({"success": "done", "timeout": "late"}, result_timeout_seconds=limit)
+    site = await open_site(
+        a_blueprint("work", ends=("done", "late"), start=give_out), JOB_MAX_RETRIES="0"
+    )
+    door = site.door
+    await door.register("w1", resources={"max_concurrent_tasks": 40})
+    answers: dict[str, str] = {}
+
+    async def answer_at_the_deadline(number: int) -> None:
+        task = await door.task("w1")
+        deadline = (await door.document(task["job_id"]))["result_deadline"]
+        when = deadline + (number - 35) / 100  # most are before it, the last after it
+        await site.storage.clock.wait_until(when, asyncio.Event())
+        answer = await door.done(task, "w1")
+        answers[task["job_id"]] = "done" if answer.json == OK else ignored(answer)
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(40):
+            tasks.create_task(answer_at_the_deadline(number))
+        job_ids = [await door.create("work") for _ in range(40)]
+
+    for job_id in job_ids:
+        job = await door.ended(job_id)
+        took_effect = job["current_state"]
+        if took_effect == "done":
+            assert answers[job_id] == "done"
+        else:
+            assert took_effect == "late"
+            assert answers[job_id] in {"deadline_exceeded", "job_already_terminated"}
+    assert set(site.ends.values()) == {1}
+    assert len(site.ends) == 40
+    assert len(set(answers.values())) > 1  # both have been seen
+
+
+async def fail() -> None:
+    raise StoreUnavailable("cut off")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_timeout_survives_who_was_about_to_act_on_it(
+    open_site: OpenSite, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """R16: the watcher is lost while it fires the timer; so is the executor that reads the event."""
+    monkeypatch.setattr(leadership, "STANDBY_SECONDS", 0.05)
+    monkeypatch.setattr(advances, "_BACK_OFF_SECONDS", 0.01)
+    give_out = dispatch(
+        {"success": "done", "timeout": "late"}, result_timeout_seconds=0.2, retry={"attempts": 1}
+    )
+    site = await open_site(a_blueprint("work", ends=("done", "late"), start=give_out))
+    door = site.door
+    await door.register("w1")
+    job_id = await door.create("work")
+    await door.task("w1")
+    once(site.storage.timers, "fire", **{when: fail})
+    once(site.storage.jobs, "commit", **{when: fail})
+
+    job = await door.ended(job_id)
+
+    assert job["current_state"] == "late"
+    await until(lambda: site.ends == {job_id: 1}, message="its end was not told once")
+    await until(lambda: is_idle(site), message="something is left")
+
+
+# --- R18: where failures lead
+
+
+async def gives_up(door: Door) -> str:
+    await door.done(await door.task("w1"), "w1", **failure("INVALID_INPUT_ERROR", "bad csv"))
+    return "INVALID_INPUT_ERROR"
+
+
+async def runs_out_of_attempts(door: Door) -> str:
+    for _ in range(3):
+        await door.done(await door.task("w1"), "w1", **failure("TRANSIENT_ERROR", "bad csv"))
+    return "TRANSIENT_ERROR"
+
+
+@pytest.mark.parametrize("happens", [gives_up, runs_out_of_attempts])
+async def test_after_a_failure_for_good_the_failure_state_runs_and_sees_the_error(
+    open_site: OpenSite, happens: Any
+) -> None:
+    """R18."""
+    seen: list[dict[str, Any] | None] = []
+
+    def mend(context: JobContext) -> None:
+        seen.append(context.last_error)
+        context.actions.transition_to("done")
+
+    give_out = dispatch({"success": "done", "failure": "mend"})
+    site = await open_site(a_blueprint("work", start=give_out, mend=mend), JOB_MAX_RETRIES="2")
+    await site.door.register("w1")
+    job_id = await site.door.create("work")
+
+    code = await happens(site.door)
+
+    assert (await site.door.ended(job_id))["status"] == "finished"
+    [error] = seen
+    assert error is not None
+    assert error["code"] == code
+    assert "bad csv" in error["message"]
+
+
+@pytest.mark.parametrize("has_failed_state", [True, False])
+async def test_a_status_that_nobody_declared_leads_to_the_state_failed_if_there_is_one(
+    open_site: OpenSite, *, has_failed_state: bool
+) -> None:
+    """R18."""
+    runs: Counter[str] = Counter()
+
+    def tidy_up(actions: ActionFactory) -> None:
+        runs["failed"] += 1
+        actions.transition_to("tidied_failed")
+
+    states = {"failed": tidy_up} if has_failed_state else {"aside": go_to("done")}
+    site = await open_site(
+        a_blueprint(
+            "work",
+            ends=("done", "tidied_failed"),
+            start=dispatch({"success": "done"}),
+            **states,
+        )
+    )
+    door = site.door
+    await door.register("w1")
+    job_id = await door.create("work")
+
+    await door.done(await door.task("w1"), "w1", status="odd")
+
+    job = await door.ended(job_id)
+    assert job["status"] == "failed"
+    assert job["error_message"] == "Worker returned unhandled status: odd"
+    assert job["current_state"] == ("tidied_failed" if has_failed_state else "start")
+    assert runs["failed"] == int(has_failed_state)
