@@ -339,7 +339,7 @@ class World:
 
     def _unread_mail(self) -> bool:
         box = self.store.mailbox._boxes.get(self.instance("gateway"))
-        return box is not None and box.last > int(self.around.position)
+        return bool(box) and box[-1][0] > int(self.around.position)
 
     def _unmatched(self) -> list[WaitingTask]:
         now, matched = self.clock.now(), self.around.matched
