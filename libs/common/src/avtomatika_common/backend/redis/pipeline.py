@@ -16,8 +16,6 @@ from redis.exceptions import InvalidResponse
 _Call = TypeVar("_Call")
 
 _NOTHING: Final = object()
-_LAST_CHANCE_SECONDS: Final = 0.05
-"""After a loop that was blocked, what has come meanwhile is read before anybody is called silent."""
 
 
 class ConnectionLost(Exception):
@@ -49,7 +47,6 @@ class Pipeline(asyncio.Protocol, Generic[_Call]):
         self._unanswered: deque[_Call] = deque()
         self._heard_at = 0.0
         self._alarm: asyncio.TimerHandle | None = None
-        self._is_last_chance = False
         self.is_over = False
         self.is_writable = True
         made: Any = connection
@@ -91,19 +88,15 @@ class Pipeline(asyncio.Protocol, Generic[_Call]):
         self._lost(reason)
 
     def _look(self) -> None:
-        """Has the server fallen silent?"""
+        """Has the server fallen silent? A loop that was blocked has read what came by now."""
         self._alarm = None
         if not self._unanswered:
             return
         left = self._silence_seconds - (self._loop.time() - self._heard_at)
         if left > 0:
-            self._is_last_chance = False
-        elif not self._is_last_chance:
-            self._is_last_chance, left = True, _LAST_CHANCE_SECONDS
+            self._alarm = self._loop.call_later(left, self._look)
         else:
             self.end(ConnectionLost(f"no answer within {self._silence_seconds:g} s"))
-            return
-        self._alarm = self._loop.call_later(left, self._look)
 
     # -- what the transport tells
 
