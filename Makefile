@@ -56,6 +56,8 @@ unit: setup ## Everything that needs no server; seconds
 integration: setup ## What starts servers and processes
 	$(BIN)/pytest -n auto --dist loadfile -m "integration or chaos or e2e" $(T)
 
-.PHONY: model
+.PHONY: chaos model
+chaos: setup ## Kill, pause and cut off the whole suite under load, then look for what was lost (MINUTES=2 SEED=)
+	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED))
 model: setup ## Every schedule of larger small worlds of the commit and lease protocol; minutes
 	@$(BIN)/python -m tests.model
