@@ -55,3 +55,7 @@ unit: setup ## Everything that needs no server; seconds
 	$(BIN)/pytest -n auto -m "not integration and not chaos and not e2e and not bench" $(T)
 integration: setup ## What starts servers and processes
 	$(BIN)/pytest -n auto --dist loadfile -m "integration or chaos or e2e" $(T)
+
+.PHONY: model
+model: setup ## Every schedule of larger small worlds of the commit and lease protocol; minutes
+	@$(BIN)/python -m tests.model

@@ -23,7 +23,8 @@ from avtomatika_common.actions import ActionFactory
 from avtomatika_common.backend.memory.storage import MemoryStorage
 from avtomatika_common.backend.ports import Backend, StoreOptions
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import Argument, Commands, own_pool
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import Argument, own_pool
 from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.blueprint import StateMachineBlueprint

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from avtomatika_common.backend.ports import Durability, StoreOptions, StoreUnavailable
-from avtomatika_common.backend.redis import connection
+from avtomatika_common.backend.redis import commands
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.lifecycle import StartupError
 from avtomatika_core.events import WorkerEventArrived
@@ -90,7 +90,7 @@ def servers() -> Generator[Servers, None, None]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replicas get a fifth of their time."""
-    monkeypatch.setattr(connection, "_REPLICAS_MS", 200)
+    monkeypatch.setattr(commands, "_REPLICAS_MS", 200)
 
 
 # --- at start

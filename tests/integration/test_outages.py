@@ -19,7 +19,7 @@ from avtomatika.config import Config
 from avtomatika.context import ActionFactory
 from avtomatika_common import leadership
 from avtomatika_common.backend.redis import connection, hints, liveness, storage
-from avtomatika_common.backend.redis.connection import Commands
+from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_executor import takeover
 from avtomatika_watcher import Settings as WatcherSettings
 from tests.conftest import REDIS_BINARIES, missing
@@ -54,7 +54,7 @@ def scaled_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leadership, "LEASE_SECONDS", LIFETIME_SECONDS)
     monkeypatch.setattr(leadership, "RENEW_SECONDS", 0.3)
     monkeypatch.setattr(leadership, "STANDBY_SECONDS", 0.2)
-    monkeypatch.setattr(connection, "_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 1.0)
     monkeypatch.setattr(hints, "_BLOCK_SECONDS", 1.0)
     usual = WatcherSettings.from_config
 

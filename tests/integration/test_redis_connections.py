@@ -2,12 +2,15 @@
 
 import asyncio
 import random
+import time
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 
 from avtomatika_common.backend.ports import StoreOptions, StoreUnavailable
-from avtomatika_common.backend.redis.connection import BlockingReader, Commands, own_pool
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import BlockingReader, own_pool
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.lifecycle import running
 from avtomatika_core.job import JobStatus
@@ -98,6 +101,27 @@ async def test_a_server_that_falls_silent_is_given_up_and_used_again(redis_url: 
         await pool.disconnect()
 
     assert answer == b"PONG"
+
+
+def test_a_loop_that_was_blocked_takes_no_server_for_silent(redis_url: str) -> None:
+    async def ask() -> tuple[bytes, int]:
+        async with Redis.from_url(redis_url) as client:
+            pool = own_pool(client)
+            commands = Commands(pool, answer_seconds=0.2)
+            commands.open()
+            await commands.command("PING")
+            answer = commands.command("ECHO", "hello")
+            await asyncio.sleep(0)  # it is sent
+            time.sleep(0.5)  # noqa: ASYNC251 - a handler that blocks; the answer is here meanwhile
+            answered = await answer
+            await commands.close()
+            await pool.disconnect()
+            return answered, commands.breaks
+
+    answered, breaks = uvloop.run(ask())  # which looks at its timers first
+
+    assert answered == b"hello"
+    assert breaks == 0
 
 
 async def test_lost_scripts_are_loaded_again(redis_url: str) -> None:

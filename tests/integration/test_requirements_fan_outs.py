@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from avtomatika import RedisStorage, StateMachineBlueprint
 from avtomatika.context import ActionFactory
 from avtomatika_common.backend.ports import StoreUnavailable
-from avtomatika_common.backend.redis.connection import Commands
+from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_common.backend.redis.scripts import Script
 from avtomatika_core.job import JobStatus
 from avtomatika_executor import advances

@@ -13,7 +13,8 @@ from avtomatika_common.backend.ports import StoreOptions
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.board import RedisBoard
 from avtomatika_common.backend.redis.catalogue import RedisCatalogue
-from avtomatika_common.backend.redis.connection import Commands, own_pool
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import own_pool
 from avtomatika_common.backend.redis.hints import RedisHints
 from avtomatika_common.backend.redis.key_values import RedisKeyValues
 from avtomatika_common.backend.redis.leases import RedisLeases

@@ -140,6 +140,30 @@ async def test_signals_that_come_first_are_taken_oldest_first(world: World) -> N
     assert job.signals.taken == 3
 
 
+@pytest.mark.parametrize("states", [["listen"], ["before", "listen"]])
+async def test_a_kept_signal_and_the_handler_that_takes_it_both_leave_their_data(
+    world: World, states: list[str]
+) -> None:
+    """As the first handler after an event, and as a later one."""
+
+    async def listen(state_history: dict[str, Any], actions: ActionFactory) -> None:
+        state_history["asked"] = True
+        actions.wait_for_signal("paid", {"received": "end"})
+
+    blueprint = a_blueprint(
+        {"a": dispatch({"success": states[0]}), "before": go_to("listen"), "listen": listen}
+    )
+    async with running(world.executor(blueprint)):
+        job_id = await world.create(blueprint)
+        task = await world.take()
+        await world.send(job_id, amount=3)
+        await kept_signals(world, job_id, 1)
+        await world.succeed(task)
+        job = await world.end_of(job_id)
+
+    assert job.data.state_history == {"asked": True, "amount": 3}
+
+
 async def test_a_signal_beside_a_running_handler_does_not_run_it_again(world: World) -> None:
     runs: list[str] = []
     go_on = asyncio.Event()

@@ -167,7 +167,7 @@ class Advances:
             second = self._decided(started, ended.event, entry.rules).after(first)
             # What the handler did not change is what the first step left.
             as_started = second.job.data is started.job.data
-            packed = started.packed_data if as_started else ended.packed_data
+            packed = started.packed_data if as_started else ended.packed_for(second.job)
             try:
                 committed = await self._commit(stored, second, entry.delivery, packed, requeue)
             except StaleJob:
@@ -194,7 +194,7 @@ class Advances:
         self, running: Stored, ended: Ended, entry: _Entry, *, requeue: bool
     ) -> Stored | None:
         return await self._apply(
-            running, ended.event, entry.rules, entry.delivery, ended.packed_data, requeue=requeue
+            running, ended.event, entry.rules, entry.delivery, ended, requeue=requeue
         )
 
     async def _run_beside_commit(
@@ -235,7 +235,7 @@ class Advances:
         event: Event,
         rules: Rules,
         delivery: Delivery,
-        packed_data: bytes | None = None,
+        ended: Ended | None = None,
         *,
         requeue: bool = False,
     ) -> Stored | None:
@@ -250,8 +250,9 @@ class Advances:
             result = self._decided(stored, event, rules)
             if result.job is stored.job:
                 return await self._dropped(delivery)
+            packed = None if ended is None else ended.packed_for(result.job)
             try:
-                committed = await self._commit(stored, result, delivery, packed_data, requeue)
+                committed = await self._commit(stored, result, delivery, packed, requeue)
             except StaleJob:
                 again = await self._jobs.load(delivery.job_id)
                 if again is None:

@@ -40,6 +40,12 @@ class Ended(msgspec.Struct, frozen=True):
     event: HandlerReturned | HandlerRaised
     packed_data: bytes | None = None
 
+    def packed_for(self, job: Job) -> bytes | None:
+        """The job's data packed, if nothing (a signal that was kept) was laid over what it left."""
+        if isinstance(self.event, HandlerReturned) and job.data is self.event.data:
+            return self.packed_data
+        return None
+
 
 class HandlerRuns:
     """Runs handlers on copies of the job's data, so that nothing of a failed run is kept."""

@@ -20,7 +20,7 @@ from avtomatika_common.backend.ports import (
     WaitingTask,
 )
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import Commands
+from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.backend.redis.together import Together
 from avtomatika_core.events import TaskEvent, WorkerEventArrived

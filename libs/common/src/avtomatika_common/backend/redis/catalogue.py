@@ -9,7 +9,8 @@ from redis.asyncio.connection import ConnectionPool
 from avtomatika_common import codec
 from avtomatika_common.backend.ports import Catalogue, CatalogueEntry
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import Argument, Commands
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import Argument
 from avtomatika_common.backend.redis.readers import Readers
 from avtomatika_common.backend.redis.scripts import script
 

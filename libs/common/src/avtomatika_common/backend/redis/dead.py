@@ -6,7 +6,7 @@ from avtomatika_common import ids
 from avtomatika_common.backend.dead_events import plain_event
 from avtomatika_common.backend.ports import DeadEvent, DeadEvents
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import Commands
+from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_common.backend.redis.readers import Entry, by_field
 from avtomatika_common.backend.redis.scripts import script
 from avtomatika_core.job import JobId

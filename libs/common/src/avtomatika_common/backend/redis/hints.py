@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from avtomatika_common.backend.ports import Hint, Hints, Places, StoreUnavailable
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.board import waiting_task
-from avtomatika_common.backend.redis.connection import Commands
+from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_common.backend.redis.readers import Entry, Readers
 
 _KEPT: Final = 1000

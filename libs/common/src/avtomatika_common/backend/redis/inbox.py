@@ -17,7 +17,8 @@ from avtomatika_common.backend.ports import (
     StoreOptions,
 )
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import BlockingReader, Commands
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import BlockingReader
 from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.logs import get_logger
 from avtomatika_core.events import (

@@ -16,7 +16,8 @@ from avtomatika_common.backend.ports import (
     Seen,
 )
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import Argument, Commands
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import Argument
 from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.backend.redis.workers import RedisWorkers
 from avtomatika_core.consistency import Append, Around, Mend, TaskAround

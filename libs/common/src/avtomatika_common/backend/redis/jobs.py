@@ -29,7 +29,8 @@ from avtomatika_common.backend.ports import (
     too_many_new_jobs,
 )
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import Argument, Commands
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import Argument
 from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.backend.salvage import salvaged_job
 from avtomatika_common.backend.shapes import shape_of

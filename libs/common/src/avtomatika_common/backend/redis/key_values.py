@@ -4,7 +4,7 @@ from typing import Final, cast
 
 from avtomatika_common.backend.ports import KeyValues
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import Commands
+from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_common.backend.redis.scripts import script
 
 _SET: Final = script("set_value")

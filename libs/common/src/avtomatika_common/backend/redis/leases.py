@@ -4,7 +4,8 @@ from typing import Final, cast
 
 from avtomatika_common.backend.ports import Lease, Leases, LostLease
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import Argument, Commands
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import Argument
 from avtomatika_common.backend.redis.scripts import script
 
 _ACQUIRE: Final = script("acquire_lease")

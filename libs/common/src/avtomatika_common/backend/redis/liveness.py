@@ -14,7 +14,8 @@ from redis.exceptions import ResponseError
 
 from avtomatika_common.backend.ports import Liveness, StoreUnavailable
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import BlockingReader, Commands, own_pool
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import BlockingReader, own_pool
 from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.logs import get_logger
 

@@ -7,7 +7,7 @@ from redis.asyncio.connection import ConnectionPool
 from avtomatika_common.backend.ports import Relay, StoreOptions
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.board import RedisBoard
-from avtomatika_common.backend.redis.connection import Commands
+from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_common.backend.redis.readers import Entry, Readers, by_field
 from avtomatika_common.backend.redis.workers import RedisWorkers
 from avtomatika_core.job import WorkerId

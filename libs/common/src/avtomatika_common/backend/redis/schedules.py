@@ -14,7 +14,8 @@ from avtomatika_common.backend.ports import (
     Schedules,
 )
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import Argument, Commands
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import Argument
 from avtomatika_common.backend.redis.leases import lease_value
 from avtomatika_common.backend.redis.readers import Readers
 from avtomatika_common.backend.redis.scripts import script

@@ -19,7 +19,8 @@ from avtomatika_common.backend.ports import (
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.board import RedisBoard
 from avtomatika_common.backend.redis.catalogue import RedisCatalogue
-from avtomatika_common.backend.redis.connection import BlockingReader, Commands, own_pool
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import BlockingReader, own_pool
 from avtomatika_common.backend.redis.dead import RedisDeadEvents
 from avtomatika_common.backend.redis.durability import check_durability
 from avtomatika_common.backend.redis.hints import RedisHints

@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 
 from avtomatika_common.backend.ports import StoreOptions, StreamEntry, WorkStream
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import Commands
+from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_common.backend.redis.readers import Entry, Readers, by_field
 from avtomatika_common.backend.redis.scripts import Script, script
 from avtomatika_common.logs import get_logger

@@ -4,7 +4,7 @@ from typing import Final, cast
 
 from avtomatika_common.backend.ports import Lease, LostLease, Timers
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import Commands
+from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_common.backend.redis.leases import lease_value
 from avtomatika_common.backend.redis.scripts import script
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
-from avtomatika_common.backend.redis.connection import Argument, Commands
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import Argument
 from avtomatika_common.backend.redis.scripts import Script
 
 _MOST: Final = 64

@@ -16,7 +16,8 @@ from avtomatika_common.backend.ports import (
     WorkerDirectory,
 )
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.connection import Argument, Commands
+from avtomatika_common.backend.redis.commands import Commands
+from avtomatika_common.backend.redis.connection import Argument
 from avtomatika_common.backend.redis.readers import by_field
 from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.backend.redis.together import Together
