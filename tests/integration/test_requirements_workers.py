@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -751,6 +752,8 @@ async def test_round_robin_is_fair_over_two_instances_that_dispatch(
     counted = Counter(turns.taken)
     assert all(95 <= counted[name] <= 105 for name in ("w1", "w2", "w3")), counted
     assert min(turns.partitions[0], turns.partitions[1]) > 90  # both had their part in it
+    in_a_row = sum(one == other for one, other in pairwise(turns.taken))
+    assert in_a_row < 10  # one in six, were each fair for itself alone
 
 
 async def test_round_robin_is_fair_across_restarts_whatever_workers_have_to_tell(
