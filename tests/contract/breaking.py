@@ -20,6 +20,7 @@ LETTERS: dict[Kind, str] = {
     "dispatch": "d",
     "delivery": "c",
     "result": "r",
+    "job": "j",
 }
 
 

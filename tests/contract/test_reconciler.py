@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
+from msgspec.structs import replace
 
 from avtomatika_common.backend.memory.timetable import Kind
 from avtomatika_common.backend.ports import StorageBackend
@@ -12,6 +13,7 @@ from avtomatika_core.events import (
     ChildFinished,
     Continue,
     JobCreated,
+    JobTimedOut,
     TaskFailed,
 )
 from avtomatika_core.job import ChildWait, JobId, JobStatus, TaskId, WorkerId
@@ -21,6 +23,7 @@ from avtomatika_watcher.reconciler import Reconciler
 from tests.contract.breaking import Hands, no_job
 from tests.contract.builders import (
     APPROVAL,
+    WAIT,
     Claim,
     Executor,
     a_cancel,
@@ -37,6 +40,8 @@ from tests.support import match_one
 WORKER = WorkerId("worker-1")
 CHILD = RunBlueprint(blueprint="b", initial_data={}, transitions={"success": "next"})
 LAP = 0.02
+
+MakeOf = Callable[..., Awaitable[Claim]]
 
 
 @pytest.fixture
@@ -57,12 +62,12 @@ def executor(backend: StorageBackend) -> Executor:
 class Laps:
     def __init__(self, reconciler: Reconciler, pass_time: PassTime) -> None:
         self.reconciler = reconciler
-        self._pass_time = pass_time
+        self.pass_time = pass_time
 
     async def run(self, count: int = 1) -> dict[str, int]:
         """Go round so many times; what was mended so far."""
         for _ in range(count):
-            await self._pass_time(LAP)
+            await self.pass_time(LAP)
             await self.reconciler.lap(0)
             await self.reconciler.lap_of_places()
         return dict(self.reconciler.mended)
@@ -374,10 +379,91 @@ async def test_a_sub_job_that_is_gone_has_failed(
     assert event.error_message == "The sub-job was lost by the store."
 
 
+# --- a job's own time
+
+
+async def timed_out(executor: Executor, laps: Laps, seconds: float) -> Claim:
+    """The job as it is after its time was over; its timer fires once."""
+    await laps.pass_time(seconds)
+    assert await fire(executor.backend) == 1
+    late = [one for one in await executor.read_all() if isinstance(one.event, JobTimedOut)]
+    assert len(late) == 1
+    return await executor.apply(late[0])
+
+
+@pytest.mark.parametrize("make", [Executor.start, Executor.dispatch])
+async def test_a_deadline_without_its_timer_has_it_again_and_ends_the_job(
+    backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor, make: MakeOf
+) -> None:
+    claim = await make(executor, job=a_job(backend, timeout_seconds=0.4))
+    due = claim.job.origin.created_at + 0.4
+    await hands.lose_timer("job", claim.job.id, "")
+
+    assert await laps.run(2) == {"deadline": 1}
+    found = await backend.timers.next_due(0)
+    assert found is not None
+    assert 0 <= found - due < 0.002
+    assert await laps.run(2) == {"deadline": 1}
+
+    ended = await timed_out(executor, laps, 0.4)
+    assert ended.job.status is JobStatus.FAILED
+    assert ended.job.head.error_message == "Job timed out after 0.4 seconds."
+
+
+async def test_a_job_whose_lost_deadline_has_passed_ends_at_once(
+    backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor
+) -> None:
+    claim = await executor.dispatch(job=a_job(backend, timeout_seconds=0.05))
+    await hands.lose_timer("job", claim.job.id, "")
+    await laps.pass_time(0.06)
+
+    assert await laps.run(2) == {"deadline": 1}
+
+    assert (await timed_out(executor, laps, 0.0)).job.status is JobStatus.FAILED
+
+
+async def test_a_job_whose_time_is_over_is_let_alone_while_that_waits_to_be_read(
+    backend: StorageBackend, laps: Laps, executor: Executor
+) -> None:
+    """Also beside a handler that a cancel led to, and that runs on without the mark."""
+    wait = replace(WAIT, transitions=WAIT.transitions | {"cancelled": "tidy"})
+    job = a_job(backend, timeout_seconds=0.05)
+    await executor.run(await executor.start(job), wait)
+    await backend.jobs.request_cancel(job.id, a_cancel(backend))
+    await laps.pass_time(0.06)
+    assert await fire(backend) == 1
+    assert await laps.run(3) == {}
+    cancel, late = await executor.read_all()
+
+    tidying = await executor.apply(cancel)
+    assert not tidying.job.cancelled
+    assert await laps.run(3) == {}
+
+    assert (await executor.apply(late)).job.status is JobStatus.FAILED
+    assert await laps.run(3) == {}
+
+
+async def test_a_job_whose_end_at_its_deadline_is_lost_times_out_and_is_not_cancelled(
+    backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor
+) -> None:
+    await executor.dispatch(job=a_job(backend, timeout_seconds=0.05))
+    await laps.pass_time(0.06)
+    assert await fire(backend) == 1
+    await hands.lose_events()
+
+    assert await laps.run(2) == {"deadline": 1}
+    assert await fire(backend) == 1
+
+    await backend.inbox.pending("default", executor.name)  # its group is made again
+    assert (await executor.apply(await executor.read())).job.status is JobStatus.FAILED
+
+
 # --- what belongs to nothing
 
 
-@pytest.mark.parametrize("kind", ["wait", "branch", "dispatch", "delivery", "result", "entry"])
+@pytest.mark.parametrize(
+    "kind", ["wait", "branch", "job", "dispatch", "delivery", "result", "entry"]
+)
 async def test_a_timer_of_nothing_is_removed(hands: Hands, laps: Laps, kind: Kind) -> None:
     job_id = no_job()
     await hands.add_timer(kind, job_id, "token")

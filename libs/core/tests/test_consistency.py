@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from avtomatika_core.consistency import (
     Append,
@@ -183,6 +184,42 @@ def test_an_approval_that_was_decided_is_open_again_if_the_decision_is_lost() ->
 
     assert flaw == Flaw(kind=FlawKind.APPROVAL, subject="7", unless_event=True)
     assert mended(flaw, JobStatus.WAITING_FOR_HUMAN) == Repair(kind=FlawKind.APPROVAL, subject="7")
+
+
+@pytest.mark.parametrize("status", sorted(set(JobStatus) - TERMINAL))
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_job_with_a_deadline_needs_its_timer_until_then(
+    status: JobStatus, cancelled: bool
+) -> None:
+    lost = replace(NOTHING_MISSING, has_deadline=False)
+
+    [flaw] = found(status, lost, cancelled=cancelled)
+
+    assert flaw == Flaw(kind=FlawKind.DEADLINE)
+    assert mended(flaw, status) == Repair(kind=FlawKind.DEADLINE)
+
+
+def test_what_else_is_missing_before_the_deadline_is_found_too() -> None:
+    lost = Around(has_deadline=False, has_claim=False)
+
+    kinds = [flaw.kind for flaw in found(JobStatus.RUNNING, lost)]
+
+    assert kinds == [FlawKind.DEADLINE, FlawKind.CLAIM]
+
+
+def test_of_a_late_job_only_its_end_is_missed_and_that_only_if_it_is_not_on_its_way() -> None:
+    late = Around(has_deadline=False, is_late=True, has_timer=False)
+
+    assert found(JobStatus.AWAITING_RETRY, late) == [
+        Flaw(kind=FlawKind.DEADLINE, unless_event=True)
+    ]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_the_end_of_a_late_job_that_nothing_carries_is_not_on_its_way(cancelled: bool) -> None:
+    lost = Around(has_deadline=False, is_late=True, has_claim=False)
+
+    assert found(JobStatus.RUNNING, lost, cancelled=cancelled) == [Flaw(kind=FlawKind.DEADLINE)]
 
 
 @pytest.mark.parametrize(

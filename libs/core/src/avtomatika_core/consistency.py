@@ -55,6 +55,8 @@ class FlawKind(StrEnum):
     """Nothing would act on a task's deadline."""
     TIMER = "timer"
     """Nothing would end the wait."""
+    DEADLINE = "deadline"
+    """Nothing would end the job when its own time is over."""
     APPROVAL = "approval"
     """It was decided, and the job does not know."""
     BRANCHES = "branches"
@@ -92,6 +94,10 @@ class Around(_Value, frozen=True, kw_only=True):
     """What stands beside a job at one moment."""
 
     has_claim: bool = True
+    has_deadline: bool = True
+    """What acts on the job's own deadline is set, or it has none."""
+    is_late: bool = False
+    """Its own deadline has passed."""
     has_timer: bool = True
     """Of the wait's token."""
     is_open: bool = True
@@ -132,6 +138,17 @@ def flaws(head: Head, around: Around, *, cancelled: bool) -> list[Flaw]:
     """What is missing beside a job that is listed as live."""
     if head.status in TERMINAL:
         return [Flaw(kind=FlawKind.LIVE)]
+    found = _of_what_is_next(head, around, cancelled=cancelled)
+    if around.has_deadline:
+        return found
+    if not around.is_late:
+        return [Flaw(kind=FlawKind.DEADLINE), *found]
+    # What ends the job is perhaps on its way, and ends all the rest; if so it carries a marked job.
+    is_carried = Flaw(kind=FlawKind.CLAIM) not in found
+    return [Flaw(kind=FlawKind.DEADLINE, unless_event=is_carried)]
+
+
+def _of_what_is_next(head: Head, around: Around, *, cancelled: bool) -> list[Flaw]:
     if cancelled or head.status in {JobStatus.PENDING, JobStatus.RUNNING}:
         return [] if around.has_claim else [Flaw(kind=FlawKind.CLAIM)]
     wait = head.wait
@@ -229,6 +246,7 @@ def mend(
             | FlawKind.TASK_TIMER
             | FlawKind.APPROVAL
             | FlawKind.OFFERS
+            | FlawKind.DEADLINE
         ):
             return Repair(kind=flaw.kind, subject=flaw.subject)
         case _:

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 from typing_extensions import override
 
 from avtomatika_common import codec
@@ -91,12 +92,16 @@ class MemoryInspection(Inspection):
         )
 
     def _around(self, look: LookAt, record: JobRecord) -> Around:
-        tables, job_id = self._tables, look.job.job_id
-        has_claim = record.claim in tables.entries or record.claim in tables.deferred
+        tables, job_id, due = self._tables, look.job.job_id, record.deadline
+        around = Around(
+            has_claim=record.claim in tables.entries or record.claim in tables.deferred,
+            has_deadline=due is None or tables.has_timer("job", job_id, ""),
+            is_late=due is not None and due <= tables.clock.now(),
+        )
         wait = None if look.job.head is None else look.job.head.wait
         match wait:
             case TaskWait(task_id=task_id):
-                return Around(has_claim=has_claim, tasks=self._tasks(job_id, [task_id]))
+                return replace(around, tasks=self._tasks(job_id, [task_id]))
             case (
                 TaskRetryWait(token=token)
                 | HandlerRetryWait(token=token)
@@ -104,18 +109,18 @@ class MemoryInspection(Inspection):
                 | SignalWait(token=token)
             ):
                 has_timer = tables.has_timer("wait", job_id, token)
-                return Around(has_claim=has_claim, has_timer=has_timer)
+                return replace(around, has_timer=has_timer)
             case ApprovalWait(token=token):
-                return Around(
-                    has_claim=has_claim,
+                return replace(
+                    around,
                     is_open=record.wait == token,
                     has_timer=tables.has_timer("wait", job_id, token),
                 )
             case BranchesWait():
                 drawn = [*look.branches, *islice(record.branches, BRANCHES_LOOKED_AT)]
                 looked_at = [one for one in dict.fromkeys(drawn) if one in record.branches]
-                return Around(
-                    has_claim=has_claim,
+                return replace(
+                    around,
                     open=record.open,
                     branches=len(record.branches),
                     tasks=self._tasks(job_id, looked_at),
@@ -123,11 +128,11 @@ class MemoryInspection(Inspection):
             case ChildWait(child_id=child_id):
                 child = tables.job(child_id)
                 if child is None:
-                    return Around(has_claim=has_claim, child="absent")
+                    return replace(around, child="absent")
                 is_over = child.status in TERMINAL
-                return Around(has_claim=has_claim, child="ended" if is_over else "live")
+                return replace(around, child="ended" if is_over else "live")
             case None:
-                return Around(has_claim=has_claim)
+                return around
 
     def _tasks(self, job_id: JobId, task_ids: Sequence[TaskId]) -> tuple[TaskAround, ...]:
         tables = self._tables
@@ -178,6 +183,9 @@ class MemoryInspection(Inspection):
         match repair.kind:
             case FlawKind.TIMER:
                 tables.set_timer("wait", job_id, repair.subject, repair.due)
+            case FlawKind.DEADLINE:
+                if record.deadline is not None:
+                    tables.set_timer("job", job_id, "", record.deadline)
             case FlawKind.APPROVAL:
                 record.wait = repair.subject
             case FlawKind.BRANCHES:

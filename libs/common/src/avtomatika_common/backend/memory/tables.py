@@ -186,7 +186,7 @@ class Partition:
 
 class JobRecord:
     __slots__ = (
-        "branches", "cancelled", "claim", "closed", "data", "events", "expires_at", "fence", "group", "head",
+        "branches", "cancelled", "claim", "closed", "data", "deadline", "events", "expires_at", "fence", "group", "head",
         "nonce", "open", "origin", "owner", "progress", "results", "run", "signals", "signals_sent",
         "signals_taken", "status", "tasks", "tries", "version", "wait",
     )  # fmt: skip
@@ -205,6 +205,8 @@ class JobRecord:
         self.owner = job.origin.client.name
         self.claim: str | None = None
         self.tries = 0
+        self.deadline: float | None = None
+        """When the job's own time is over."""
         self.wait: str | None = None
         """Token of an open approval."""
         self.signals: bytes | None = None
@@ -339,6 +341,7 @@ class Tables:
         self.count(record, 1)
         event = codec.pack(JobCreated(at=created_at))
         record.claim = self.append(record.group, job_id, event, lane="new")
+        record.deadline = deadline
         if deadline is not None:
             self.set_timer("job", job_id, "", deadline)
 

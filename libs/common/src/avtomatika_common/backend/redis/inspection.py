@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from avtomatika_common import codec
 from avtomatika_common.backend.ports import (
@@ -18,6 +19,7 @@ from avtomatika_common.backend.ports import (
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_common.backend.redis.connection import Argument
+from avtomatika_common.backend.redis.jobs import milliseconds
 from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.backend.redis.workers import RedisWorkers
 from avtomatika_core.consistency import Append, Around, Mend, TaskAround
@@ -92,8 +94,10 @@ class RedisInspection(Inspection):
         for look in looks:
             kind, subject = _asked(look.job)
             kinds.append(kind)
-            since = "" if look.since is None else int(look.since * 1000)
-            arguments += (look.job.job_id, since, kind, subject, len(look.branches), *look.branches)
+            arguments += (
+                look.job.job_id, milliseconds(look.since), kind, subject,
+                len(look.branches), *look.branches,
+            )  # fmt: skip
         now, *rows = cast(
             "tuple[int, *tuple[Facts, ...]]",
             await self._commands.script(
@@ -115,7 +119,7 @@ class RedisInspection(Inspection):
         elif mend.event is not None:
             what = (mend.kind, codec.pack(mend.event))
         else:
-            what = (mend.kind, mend.subject, int(mend.due * 1000))
+            what = (mend.kind, mend.subject, milliseconds(mend.due))
         key = keys.job(p, job_id)
         return bool(await self._commands.script(_MEND, [key], [p, job_id, mark, *what]))
 
@@ -223,10 +227,13 @@ def _asked(job: LiveJob) -> tuple[Kind, str]:
 
 
 def _seen(job: LiveJob, kind: Kind, row: Facts, at: float) -> Seen:
-    mark, may_have_event, has_claim, *facts = row
+    mark, may_have_event, has_claim, has_deadline, is_late, *facts = row
     mark = cast("bytes", mark).decode()
+    around = Around(
+        has_claim=bool(has_claim), has_deadline=bool(has_deadline), is_late=bool(is_late)
+    )
     return Seen(
-        around=_around(kind, bool(has_claim), facts),
+        around=_with_wait(around, kind, facts),
         mark=mark,
         is_current=mark.partition("|")[0] == job.fence,
         may_have_event=bool(may_have_event),
@@ -234,19 +241,19 @@ def _seen(job: LiveJob, kind: Kind, row: Facts, at: float) -> Seen:
     )
 
 
-def _around(kind: Kind, has_claim: bool, facts: Facts) -> Around:
+def _with_wait(around: Around, kind: Kind, facts: Facts) -> Around:
     match kind:
         case "":
-            return Around(has_claim=has_claim)
+            return around
         case "t":
-            return Around(has_claim=has_claim, tasks=_tasks(facts))
+            return replace(around, tasks=_tasks(facts))
         case "w":
-            return Around(has_claim=has_claim, has_timer=bool(facts[0]))
+            return replace(around, has_timer=bool(facts[0]))
         case "a":
-            return Around(has_claim=has_claim, is_open=bool(facts[0]), has_timer=bool(facts[1]))
+            return replace(around, is_open=bool(facts[0]), has_timer=bool(facts[1]))
         case "b":
-            return Around(
-                has_claim=has_claim,
+            return replace(
+                around,
                 open=facts[0],
                 branches=facts[1],
                 is_staged=bool(facts[2]),
@@ -254,7 +261,7 @@ def _around(kind: Kind, has_claim: bool, facts: Facts) -> Around:
                 tasks=_tasks(facts[4:]),
             )
         case "c":
-            return Around(has_claim=has_claim, child=facts[0].decode())
+            return replace(around, child=facts[0].decode())
 
 
 def _tasks(flat: Facts) -> tuple[TaskAround, ...]:

@@ -49,6 +49,7 @@ if ARGV[14] ~= '' then
   redis.call('SET', made, '1', 'EX', ARGV[12])
 end
 if ARGV[15] ~= '' then
+  redis.call('HSET', job, 'deadline', ARGV[15])
   local timer = 'j/' .. job_id .. '/'
   redis.call('ZADD', p .. 'tm', ARGV[15], timer)
   if redis.call('ZRANGE', p .. 'tm', '0', '0')[1] == timer then

@@ -8,7 +8,8 @@
   ARGV  p, branches drawn of each fan-out, then for each job: id, since (ms) or '', what it waits for:
         '' | 't' task | 'w' timer | 'a' approval | 'b' branches | 'c' sub-job, its id or token or '',
         how many branches to look at, their ids
-  Returns  {now (ms), for each job {mark, may have an event, has a claim, ...}}; behind that
+  Returns  {now (ms), for each job {mark, may have an event, has a claim, has what acts on its deadline,
+           its deadline has passed, ...}}; behind that
            t: task, state, is placed, has timer
            w: has timer
            a: is open, has timer
@@ -100,22 +101,24 @@ for n, job in ipairs(KEYS) do
     extra[e] = ARGV[i + 4 + e]
   end
   i = i + 5 + #extra
-  local stored = redis.call('HMGET', job, 'group', 'claim', 'wait', 'deferred')
+  local stored = redis.call('HMGET', job, 'group', 'claim', 'wait', 'deferred', 'deadline')
   local group = stored[1] or ''
   local on_its_way = tonumber(stored[4] or '0') > 0 or since == '' or oldest(group) <= tonumber(since)
-  local found = {mark_of(job), on_its_way and 1 or 0, has_claim(job_id, group, stored[2])}
+  local deadline = tonumber(stored[5])
+  local found = {mark_of(job), on_its_way and 1 or 0, has_claim(job_id, group, stored[2]),
+    deadline and has_timer('j', job_id, '') or 1, deadline and deadline <= now and 1 or 0}
   if kind == 't' then
     add_task(found, job_id, subject)
   elseif kind == 'w' then
-    found[4] = has_timer('w', job_id, subject)
+    found[#found + 1] = has_timer('w', job_id, subject)
   elseif kind == 'a' then
-    found[4] = stored[3] == subject and 1 or 0
-    found[5] = has_timer('w', job_id, subject)
+    found[#found + 1] = stored[3] == subject and 1 or 0
+    found[#found + 1] = has_timer('w', job_id, subject)
   elseif kind == 'b' then
     add_branches(found, job, job_id, extra)
   elseif kind == 'c' then
     local child = redis.call('EXISTS', p .. 'j:' .. subject)
-    found[4] = child == 0 and 'absent'
+    found[#found + 1] = child == 0 and 'absent'
       or redis.call('SISMEMBER', p .. 'live', subject) == 1 and 'live' or 'ended'
   end
   answers[n + 1] = found

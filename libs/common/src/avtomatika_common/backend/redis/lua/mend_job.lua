@@ -26,6 +26,9 @@ local mends = {
   timer = function()
     set_timer(p, 'w', job_id, ARGV[5], ARGV[6])
   end,
+  deadline = function()
+    set_timer(p, 'j', job_id, '', redis.call('HGET', job, 'deadline'))
+  end,
   -- task
   task_timer = function()
     local t = read_task(p, ARGV[5])

@@ -3,7 +3,8 @@
 
   Layout of one partition (`p` is its key prefix):
     j:<job>         hash   input, data, head, signals; fence run claim tries wait cancel status group
-                           owner open; sig_sent, sig_taken: how many signals;
+                           owner open; deadline: when its own time is over (ms); sig_sent, sig_taken:
+                           how many signals;
                            entries that went to another place: moved, and wait there: deferred
     j:<job>:br      hash   open branches: current task id -> Branch
     j:<job>:st      list   offers of a large fan-out that are not made yet
