@@ -17,7 +17,8 @@ from avtomatika_core.events import (
     TaskFailed,
 )
 from avtomatika_core.job import ChildWait, JobId, JobStatus, TaskId, WorkerId
-from avtomatika_core.outcomes import AwaitApproval, RunBlueprint
+from avtomatika_core.outcomes import Action, RunBlueprint, Sleep
+from avtomatika_core.retry_policy import RetryPolicy
 from avtomatika_watcher import Settings
 from avtomatika_watcher.reconciler import Reconciler
 from tests.contract.breaking import Hands, no_job
@@ -257,6 +258,53 @@ async def test_a_retry_without_its_timer_has_it_again(
     assert await hands.has_timer("wait", claim.job.id, str(claim.job.run))
 
 
+ASKED = replace(APPROVAL, transitions={"yes": "go", "timeout": "end"}, timeout_seconds=0.4)
+TOLD = replace(WAIT, transitions={"received": "next", "timeout": "end"}, timeout_seconds=0.4)
+SLEEP = Sleep(seconds=0.4, next_state="end")
+
+
+@pytest.mark.parametrize("wait", [SLEEP, TOLD, ASKED])
+async def test_a_wait_without_its_timer_has_it_again_and_ends_on_time(
+    backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor, wait: Action
+) -> None:
+    claim = await executor.run(await executor.start(), wait)
+    due = await backend.timers.next_due(0)
+    await hands.lose_timer("wait", claim.job.id, str(claim.job.run))
+
+    assert await laps.run(2) == {"timer": 1}
+    assert await backend.timers.next_due(0) == due
+    assert await laps.run(2) == {"timer": 1}
+
+    await laps.pass_time(0.4)
+    assert await fire(backend) == 1
+    woken = await executor.apply(await executor.read())
+    assert (woken.job.status, woken.job.state) == (JobStatus.RUNNING, "end")
+    assert (await executor.run(woken, None)).job.status is JobStatus.FINISHED
+
+
+async def test_a_wait_without_a_timeout_misses_no_timer(laps: Laps, executor: Executor) -> None:
+    await executor.run(await executor.start(), WAIT)
+
+    assert await laps.run(3) == {}
+
+
+async def test_a_holder_that_falls_silent_is_late_also_when_the_timer_of_its_heartbeat_was_lost(
+    backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor
+) -> None:
+    task = a_task(heartbeat_timeout_seconds=0.3, retry=RetryPolicy(attempts=1))
+    claim = await executor.dispatch(task)
+    await take(backend)
+    await hands.lose_timer("result", claim.job.id, claim.task_id)
+
+    assert await laps.run(2) == {"task_timer": 1}
+    due = await backend.timers.next_due(0)
+    assert due == pytest.approx(backend.clock.now() + 0.3, abs=0.1)
+
+    await laps.pass_time(0.31)
+    assert await fire(backend) == 1
+    assert (await executor.apply(await executor.read())).job.status is JobStatus.QUARANTINED
+
+
 async def test_a_timer_that_fired_is_not_missed_while_its_event_waits(
     backend: StorageBackend, laps: Laps, executor: Executor, pass_time: PassTime
 ) -> None:
@@ -265,20 +313,6 @@ async def test_a_timer_that_fired_is_not_missed_while_its_event_waits(
     assert await fire(backend) == 1
 
     assert await laps.run(3) == {}
-
-
-async def test_an_approval_whose_deadline_has_no_timer_has_it_again(
-    hands: Hands, laps: Laps, executor: Executor
-) -> None:
-    asked = AwaitApproval(
-        integration="mail", message="?", transitions={"yes": "go"}, timeout_seconds=500.0
-    )
-    claim = await executor.run(await executor.start(), asked)
-    await hands.lose_all_timers()
-
-    assert await laps.run(2) == {"timer": 1}
-
-    assert await hands.has_timer("wait", claim.job.id, str(claim.job.run))
 
 
 async def test_an_approval_whose_decision_is_lost_is_open_again(
