@@ -56,8 +56,10 @@ unit: setup ## Everything that needs no server; seconds
 integration: setup ## What starts servers and processes
 	$(BIN)/pytest -n auto --dist loadfile -m "integration or chaos or e2e" $(T)
 
-.PHONY: chaos model
+.PHONY: chaos chaos-points model
 chaos: setup ## Kill, pause and cut off the whole suite under load, then look for what was lost (MINUTES=2 SEED=)
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED))
+chaos-points: setup ## Kill each service before and after each of its writes to Redis; most of an hour
+	@$(BIN)/python -m tests.chaos.points
 model: setup ## Every schedule of larger small worlds of the commit and lease protocol; minutes
 	@$(BIN)/python -m tests.model

@@ -31,7 +31,7 @@ def main() -> int:
     if outcome.violations:
         say(outcome.report)
     say(outcome.summary())
-    keep_or_remove(directory, outcome)
+    keep_or_remove(directory, outcome.violations)
     return 1 if outcome.violations else 0
 
 

@@ -24,7 +24,7 @@ _MENDED: Final = '"inconsistency mended"'
 _SIZES: Final = {"stream": "XLEN", "zset": "ZCARD", "hash": "HLEN", "set": "SCARD", "list": "LLEN"}
 
 
-async def until_quiet(suite: Suite, redis: Redis, entries: list[Entry], seconds: float) -> str:
+async def until_quiet(redis: Redis, seconds: float) -> str:
     """Wait until nothing is on its way; what was still there when the time was over."""
     deadline = time.monotonic() + seconds
     while True:
@@ -63,7 +63,7 @@ async def until_no_dead_consumers(redis: Redis, seconds: float) -> None:
 
 
 async def collected(
-    suite: Suite, redis: Redis, client: Client, entries: list[Entry], receiver: Receiver
+    suite: Suite, redis: Redis, client: Client, entries: Iterable[Entry], receiver: Receiver
 ) -> Evidence:
     marks = list(read_marks(suite.marks))
     evidence = Evidence(marks=marks)

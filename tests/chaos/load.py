@@ -13,8 +13,6 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from tests.chaos.suite import Suite
-
 CLIENT_TOKEN: Final = "secure-orchestrator-token"
 JOBS_PER_SECOND: Final = 6.0
 PATIENCE_SECONDS: Final = 10.0
@@ -108,8 +106,7 @@ class Client:
 
 
 class Load:
-    def __init__(self, suite: Suite, client: Client, seed: int, webhook_url: str) -> None:
-        self._suite = suite
+    def __init__(self, client: Client, seed: int, webhook_url: str) -> None:
         self._client = client
         self._draw = random.Random(f"{seed}/load")
         self._seed = seed
@@ -123,14 +120,22 @@ class Load:
         async with asyncio.TaskGroup() as group:
             while (passed := time.monotonic() - begun) < seconds:
                 while number < passed * jobs_per_second:
-                    group.create_task(self._live(self._new_entry(number)))
+                    entry = self._drawn_entry(number)
+                    group.create_task(self.live(entry, random.Random(f"{entry.key}/acts")))
                     number += 1
                 await asyncio.sleep(0.02)
 
-    def _new_entry(self, number: int) -> Entry:
+    def new_entry(
+        self, key: str, blueprint: str, data: Mapping[str, Any], timeout_seconds: float | None
+    ) -> Entry:
+        entry = Entry(key, blueprint, {"key": key, **data}, timeout_seconds)
+        self.entries.append(entry)
+        return entry
+
+    def _drawn_entry(self, number: int) -> Entry:
         draw = self._draw
         kind = draw.choices(list(_KINDS), list(_KINDS.values()))[0]
-        data: dict[str, Any] = {"key": f"{self._seed}-{number}-{kind}"}
+        data: dict[str, Any] = {}
         timeout: float | None = None
         match kind:
             case "chain":
@@ -148,27 +153,27 @@ class Load:
                 timeout = round(draw.uniform(0.5, 5.0), 2) if draw.random() < 0.4 else None
             case _:
                 pass
-        entry = Entry(data["key"], kind, data, timeout)
-        self.entries.append(entry)
-        return entry
+        return self.new_entry(f"{self._seed}-{number}-{kind}", kind, data, timeout)
 
-    async def _live(self, entry: Entry) -> None:
-        draw = random.Random(f"{entry.key}/acts")
+    async def live(self, entry: Entry, draw: random.Random, *, hurry: float = 1.0) -> None:
+        """Make the job and do with it what `draw` says; delays are `hurry` times as long."""
         await self._create(entry, twice=draw.random() < 0.15)
         if not entry.job_id:
             return
         must_stop = entry.blueprint == "endless" and entry.timeout_seconds is None
         async with asyncio.TaskGroup() as group:
             if must_stop or draw.random() < 0.06:
-                group.create_task(self._cancel(entry, draw.uniform(0.0, 4.0), draw.random() < 0.2))
+                later, twice = hurry * draw.uniform(0.0, 4.0), draw.random() < 0.2
+                group.create_task(self._cancel(entry, later, twice=twice))
             if entry.blueprint == "signals":
                 for number in range(entry.initial_data["count"]):
                     twice = draw.random() < 0.3
-                    later = draw.uniform(0.0, 4.0)
+                    later = hurry * draw.uniform(0.0, 4.0)
                     group.create_task(self._signal(entry, number, later, twice=twice))
             if entry.blueprint == "approvals" and entry.initial_data["patience"] > 10:
                 decisions = draw.choice((["approved"], ["rejected"], ["approved", "rejected"]))
-                group.create_task(self._decide(entry, decisions, draw.uniform(0.0, 2.0)))
+                later = hurry * draw.uniform(0.0, 2.0)
+                group.create_task(self._decide(entry, decisions, later))
 
     async def _create(self, entry: Entry, *, twice: bool) -> None:
         body: dict[str, Any] = {
@@ -184,7 +189,7 @@ class Load:
         ids = [act.answer["job_id"] for act in asked if act.status == 202]
         entry.job_id = ids[0] if ids else ""
 
-    async def _cancel(self, entry: Entry, later: float, twice: bool) -> None:
+    async def _cancel(self, entry: Entry, later: float, *, twice: bool) -> None:
         await asyncio.sleep(later)
         asked = [Act("cancel") for _ in range(2 if twice else 1)]
         entry.acts += asked

@@ -112,7 +112,7 @@ class RawWorker:
                 continue
 
     async def _do(self, task: dict[str, Any]) -> None:
-        chosen = fate()
+        chosen = fate(task["params"]["key"], task["params"]["name"])
         mark(
             "task",
             job=task["job_id"],

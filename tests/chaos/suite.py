@@ -53,6 +53,8 @@ class Member:
         self.starts = 0
         self.complaints: list[str] = []
         """What a process did that none should."""
+        self.next_environment: dict[str, str] = {}
+        """What only the next process has in its environment; it may end when it likes."""
         self._command = command
         self._environment = environment
         self._popen: subprocess.Popen[bytes] | None = None
@@ -75,12 +77,14 @@ class Member:
 
     def start(self) -> None:
         self._offset = self.log.stat().st_size if self.log.exists() else 0
+        environment = {**self._environment, **self.next_environment}
         with self.log.open("ab") as output:
             self._popen = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._environment, stdout=output, stderr=output
+                self._command, cwd=ROOT, env=environment, stdout=output, stderr=output
             )
         self.starts += 1
-        self._may_end = False
+        self._may_end = bool(self.next_environment)
+        self.next_environment = {}
         self._asked_at = None
 
     def look(self, now: float, *, restart: bool) -> None:
@@ -232,8 +236,19 @@ def aof_redis(directory: Path) -> RedisServer:
 
 
 @asynccontextmanager
-async def a_suite(directory: Path, retention_seconds: float) -> AsyncGenerator[Suite, None]:
-    """Everything is started, and ended when the block is left."""
+async def a_suite(
+    directory: Path,
+    *,
+    retention_seconds: float,
+    services: Mapping[str, int] = SERVICES,
+    workers: int = WORKERS,
+    has_raw_workers: bool = True,
+    entry_point: str = "",
+) -> AsyncGenerator[Suite, None]:
+    """Everything is started, and ended when the block is left.
+
+    `entry_point`: a module that is given a service's name, instead of the service's own.
+    """
     redis = aof_redis(directory / "redis")
     suite = Suite(directory, redis)
     for name in ("marks", "logs"):
@@ -242,11 +257,12 @@ async def a_suite(directory: Path, retention_seconds: float) -> AsyncGenerator[S
     async with AsyncExitStack() as stack:
         stack.callback(redis.kill)
         redis.start()
-        doors = free_ports(SERVICES["gateway"])
+        doors = free_ports(services["gateway"])
         for name in ("clients", "workers"):
             suite.links[name] = await stack.enter_async_context(a_link(name, doors))
         ports = iter(doors)
-        for kind, count in SERVICES.items():
+        for kind, count in services.items():
+            command = [entry_point, kind] if entry_point else [f"avtomatika_{kind}"]
             for number in range(1, count + 1):
                 name = f"{kind}-{number}"
                 link = await stack.enter_async_context(a_link(name, [redis.port]))
@@ -254,12 +270,13 @@ async def a_suite(directory: Path, retention_seconds: float) -> AsyncGenerator[S
                 settings = _service_settings(suite, link, name, retention_seconds)
                 if kind == "gateway":
                     settings["API_PORT"] = str(next(ports))
-                _add(suite, name, ["-m", f"avtomatika_{kind}"], settings)
-        for number in range(1, WORKERS + 1):
+                _add(suite, name, ["-m", *command], settings)
+        for number in range(1, workers + 1):
             name = f"worker-{number}"
             _add(suite, name, ["-m", "tests.chaos.worker"], _worker_settings(suite, name))
-        door = f"http://127.0.0.1:{suite.links['workers'].port}"
-        _add(suite, "raw-1", ["-m", "tests.chaos.raw_worker", door], {})
+        if has_raw_workers:
+            door = f"http://127.0.0.1:{suite.links['workers'].port}"
+            _add(suite, "raw-1", ["-m", "tests.chaos.raw_worker", door], {})
         stack.callback(_end_all, suite)
         supervision = asyncio.create_task(suite.supervise())  # noqa: TID251 - cancelled below
         stack.callback(supervision.cancel)
