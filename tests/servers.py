@@ -42,7 +42,7 @@ def _package_files(package: str, pattern: str) -> list[Path]:
 @contextmanager
 def running_redis(binary: Path, *options: str) -> Generator[str, None, None]:
     """Run `binary` with these further options; gives its URL. It keeps nothing on disk."""
-    port = _free_port()
+    port = free_port()
     memory_only = ["--save", "", "--appendonly", "no"]
     command = [str(binary), "--bind", "127.0.0.1", "--port", str(port), *memory_only, *options]
     with (
@@ -94,7 +94,7 @@ class RedisServer:
 @contextmanager
 def a_redis_server(binary: Path, *options: str) -> Generator[RedisServer, None, None]:
     """Run `binary` with these options, in a directory it may keep files in."""
-    port = _free_port()
+    port = free_port()
     command = [str(binary), "--bind", "127.0.0.1", "--port", str(port), "--save", "", *options]
     with _directory() as directory:
         server = RedisServer(command, directory, port)
@@ -118,7 +118,7 @@ def redis_answers(port: int, command: str, answer: str) -> bool:
 @contextmanager
 def running_postgres(package: Path) -> Generator[str, None, None]:
     """Run a fresh PostgreSQL; gives the URL of its database `postgres`."""
-    port = _free_port()
+    port = free_port()
     with _directory() as directory:
         user = None
         if os.geteuid() == 0:  # PostgreSQL refuses root, and others may not read root's packages
@@ -182,8 +182,18 @@ def _ended_within(server: subprocess.Popen[bytes], seconds: float) -> bool:
     return True
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port() -> int:
+    """One that nobody listens at now."""
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """As `free_port`; all different."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()

@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 from avtomatika_common import codec
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.ids import derived_id
-from tests.chaos.evidence import TERMINAL, ConsumerSeen, Evidence, JobSeen, KeySeen, Noted
+from tests.chaos.evidence import ConsumerSeen, Evidence, JobSeen, KeySeen, Noted
+from tests.chaos.kinds import TERMINAL
 from tests.chaos.load import Client, Entry
 from tests.chaos.marks import read_marks
 from tests.chaos.suite import SCHEDULE_SECONDS, Suite

@@ -13,8 +13,6 @@ from tests.chaos.webhooks import Webhook
 Row = dict[str, Any]
 """Of the history, as the door shows it."""
 
-TERMINAL = frozenset({"finished", "failed", "quarantined", "cancelled"})
-
 
 class JobSeen(msgspec.Struct):
     """One job, and all that is known of it."""

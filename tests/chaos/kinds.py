@@ -45,6 +45,7 @@ EDGES: Final[dict[str, dict[str, set[str]]]] = {
 }
 """From each state of a blueprint to those that may follow; the first one is its start."""
 
+TERMINAL: Final = frozenset({"finished", "failed", "quarantined", "cancelled"})
 FINISHED: Final = ("finished", "end")
 UNDONE: Final = ("failed", "undone")
 ENDS: Final[dict[str, set[tuple[str, str]]]] = {

@@ -13,6 +13,8 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
+from tests.chaos.kinds import TERMINAL
+
 CLIENT_TOKEN: Final = "secure-orchestrator-token"
 JOBS_PER_SECOND: Final = 6.0
 PATIENCE_SECONDS: Final = 10.0
@@ -215,7 +217,7 @@ class Load:
                 return
             if shown.answer["status"] == "waiting_for_human":
                 break
-            if shown.answer["status"] in {"finished", "failed", "quarantined", "cancelled"}:
+            if shown.answer["status"] in TERMINAL:
                 return
             await asyncio.sleep(0.3)
         asked = [Act("decide", decision) for decision in decisions]

@@ -6,7 +6,8 @@ from typing import Final
 
 import msgspec
 
-from tests.chaos.evidence import TERMINAL, Evidence, KeySeen
+from tests.chaos.evidence import Evidence, KeySeen
+from tests.chaos.kinds import TERMINAL
 from tests.chaos.violations import Violation
 
 _LIVENESS_MS: Final = 5_000

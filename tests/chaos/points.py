@@ -9,14 +9,14 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from tests.chaos.collect import statuses
-from tests.chaos.evidence import TERMINAL
+from tests.chaos.kinds import TERMINAL
 from tests.chaos.load import Entry, Load
 from tests.chaos.proof import (
     Stage,
@@ -28,9 +28,10 @@ from tests.chaos.proof import (
     say,
 )
 from tests.chaos.service import VARIABLE
-from tests.chaos.suite import SERVICES
+from tests.chaos.suite import SERVICES, START_SECONDS
 from tests.chaos.violations import Violation
 from tests.chaos.worker import POINTS
+from tests.support import until
 
 END_SECONDS: Final = 60.0
 """For the jobs of one point to end."""
@@ -73,10 +74,11 @@ class Points:
         doomed = member.starts + 1
         member.next_environment = {VARIABLE: f"{point.when}:{point.number}"}
         member.kill(0.0)
-        await _until(lambda: member.starts == doomed, "it was not started")
-        await _until(
+        await until(lambda: member.starts == doomed, START_SECONDS, message="it was not started")
+        await until(
             lambda: member.starts > doomed or '"serving"' in member.said_since_start(),
-            "it neither serves nor dies",
+            START_SECONDS,
+            message="it neither serves nor dies",
         )
         entries = [
             self.load.new_entry(f"{POINTS}{point.name}-{number}", kind, data, timeout)
@@ -103,13 +105,6 @@ class Points:
                 await asyncio.sleep(0.1)
             else:
                 say(f"{point.name}: {entry.blueprint} {entry.job_id} does not end")
-
-
-async def _until(condition: Callable[[], bool], message: str, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, message
-        await asyncio.sleep(0.02)
 
 
 class Died(msgspec.Struct):

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import Final
 
 from tests.chaos.links import Link, a_link
 from tests.chaos.marks import VARIABLE
-from tests.servers import RedisServer, redis_answers, redis_binaries
+from tests.servers import RedisServer, free_port, free_ports, redis_answers, redis_binaries
 
 ROOT: Final = Path(__file__).parents[2]
 SCHEDULE_SECONDS: Final = 2
@@ -214,21 +213,10 @@ class Suite:
         ]
 
 
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
-
-
 def aof_redis(directory: Path) -> RedisServer:
     """A server that loses nothing when only its process ends."""
     binary = max(redis_binaries().items())[1]
-    (port,) = free_ports(1)
+    port = free_port()
     options = ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
     command = [str(binary), "--bind", "127.0.0.1", "--port", str(port), *options]
     directory.mkdir()

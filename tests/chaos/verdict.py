@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, Final
 
-from tests.chaos.evidence import TERMINAL, Evidence, JobSeen, Noted
-from tests.chaos.kinds import EDGES, ENDS, start_of
+from tests.chaos.evidence import Evidence, JobSeen, Noted
+from tests.chaos.kinds import EDGES, ENDS, TERMINAL, start_of
 from tests.chaos.owned import ownership_violations
 from tests.chaos.violations import Violation
 

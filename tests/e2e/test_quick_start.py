@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.markdown import python_blocks
-from tests.e2e.programs import ROOT, Client, door_is_open, free_port, program, said_in
+from tests.e2e.programs import ROOT, Client, door_is_open, program, said_in
+from tests.servers import free_port
 
 pytestmark = pytest.mark.e2e
 

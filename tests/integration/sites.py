@@ -1,8 +1,9 @@
 """Whole orchestrators that a test runs in its own process: their doors, and hooks inside them."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -15,7 +16,7 @@ from avtomatika_common.lifecycle import running
 from avtomatika_core.job import WorkerId
 from avtomatika_gateway.service import GatewayService
 from avtomatika_gateway.settings import Settings
-from tests.interop.door import CLIENT_TOKEN, WORKER_TOKEN, Door
+from tests.interop.door import CLIENT_TOKEN, WORKER_TOKEN, Answer, Door
 from tests.support import until
 
 SETTINGS = {
@@ -79,6 +80,17 @@ class Site:
 
         await until(is_so, message=f"{worker_id} does not hold {count}")
 
+    async def is_idle(self) -> bool:
+        """Nothing is left to be done, now or later."""
+        storage = self.storage
+        return (
+            await storage.board.length() == 0
+            and await storage.inbox.length() == 0
+            and await storage.notifications.length() == 0
+            and await storage.facts.length() == 0
+            and await storage.timers.next_due(0) is None
+        )
+
     @asynccontextmanager
     async def another_gateway(self, **settings: str) -> AsyncGenerator[Door, None]:
         """The door of one more gateway over the same storage."""
@@ -101,6 +113,17 @@ async def a_site(
         running_engine.push_async_callback(engine.stop)
         async with aiohttp.ClientSession(connector=connector) as session:
             yield Site(engine, Door(session, engine.port, stop=running_engine.aclose))
+
+
+async def persistently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """As whoever repeats what was not answered, or refused for the moment."""
+    while True:
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with asyncio.timeout(3):
+                answer = await ask()
+            if answer.status < 500:
+                return answer
+        await asyncio.sleep(0.02)
 
 
 def impatient(storage: StorageBackend, delivery_timeout_seconds: float) -> StorageBackend:

@@ -5,11 +5,10 @@ A whole orchestrator works the while. Times are a fraction of the real ones; the
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-import aiohttp
 import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
@@ -23,8 +22,8 @@ from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_executor import takeover
 from avtomatika_watcher import Settings as WatcherSettings
 from tests.conftest import REDIS_BINARIES, missing
-from tests.integration.sites import Site, a_site
-from tests.interop.door import CLIENT_TOKEN, Answer, Door, result_of
+from tests.integration.sites import Site, a_site, persistently
+from tests.interop.door import CLIENT_TOKEN, Door, result_of
 from tests.proxy import proxy_to
 from tests.servers import RedisServer, a_redis_server
 from tests.support import until
@@ -106,17 +105,6 @@ def the_work() -> StateMachineBlueprint:
         pass
 
     return blueprint
-
-
-async def persistently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """As whoever repeats what was not answered, or refused for the moment."""
-    while True:
-        with suppress(aiohttp.ClientError, TimeoutError):
-            async with asyncio.timeout(3):
-                answer = await ask()
-            if answer.status < 500:
-                return answer
-        await asyncio.sleep(0.05)
 
 
 class Load:

@@ -130,7 +130,7 @@ async def test_however_a_job_ends_everybody_is_told_and_its_parent_goes_on(
         assert (post["event"], post["status"]) == (f"job_{job['status']}", job["status"])
     assert site.ends == {alone: 1, child_id: 1, parent_id: 1}
     assert await site.storage.jobs.count_by_status() == counts
-    await until(lambda: is_idle(site), message="something is left")
+    await until(site.is_idle, message="something is left")
 
 
 async def posted(door: Door, blueprint: str, hooks: Hooks) -> str:
@@ -168,16 +168,6 @@ async def is_archived(door: Door, job: dict[str, Any]) -> bool:
     assert rows[0]["event_type"] == "job_created"
     assert rows[-1]["context_snapshot"]["status"] == job["status"]
     return True
-
-
-async def is_idle(site: Site) -> bool:
-    storage = site.storage
-    return (
-        await storage.board.length() == 0
-        and await storage.inbox.length() == 0
-        and await storage.timers.next_due(0) is None
-        and await storage.notifications.length() == 0
-    )
 
 
 # --- R21: sub-jobs
@@ -238,7 +228,7 @@ async def test_as_many_parents_go_on_as_children_end_at_once(open_site: OpenSite
     assert resumed == dict.fromkeys(job_ids, 1)
     assert set(site.ends.values()) == {1}
     assert await site.storage.jobs.count_by_status() == {JobStatus.FINISHED: 2 * count}
-    await until(lambda: is_idle(site), message="something is left")
+    await until(site.is_idle, message="something is left")
 
 
 async def test_the_depth_of_sub_jobs_is_limited(open_site: OpenSite) -> None:

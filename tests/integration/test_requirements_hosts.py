@@ -2,9 +2,8 @@
 
 import asyncio
 import signal
-import socket
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import aiohttp
 import pytest
 
 from avtomatika_common.clock import SystemClock
-from tests.integration.sites import SETTINGS
+from tests.integration.sites import SETTINGS, persistently
 from tests.interop.door import CLIENT_TOKEN, Answer, Door, result_of
 from tests.processes import Process, a_process
+from tests.servers import free_port
 from tests.support import until
 
 pytestmark = pytest.mark.integration
@@ -24,10 +24,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def port() -> int:
     """One that is free; each host serves there when the one before is gone."""
-    with socket.socket() as some:
-        some.bind(("127.0.0.1", 0))
-        found: int = some.getsockname()[1]
-    return found
+    return free_port()
 
 
 Hosts = Callable[..., AbstractContextManager[Process]]
@@ -50,17 +47,6 @@ def _a_host(
     directory: Path, settings: dict[str, str], **others: str
 ) -> AbstractContextManager[Process]:
     return a_process("tests.integration.host", directory, **{**settings, **others})
-
-
-async def persistently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """As whoever repeats what was not answered."""
-    while True:
-        with suppress(aiohttp.ClientError, TimeoutError):
-            async with asyncio.timeout(3):
-                answer = await ask()
-            if answer.status < 500:
-                return answer
-        await asyncio.sleep(0.02)
 
 
 async def create(door: Door, blueprint: str, **initial_data: Any) -> str:

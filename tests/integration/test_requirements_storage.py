@@ -24,18 +24,6 @@ from tests.support import until
 pytestmark = pytest.mark.integration
 
 
-async def is_idle(site: Site) -> bool:
-    """Nothing is left to be done, now or later."""
-    storage = site.storage
-    return (
-        await storage.board.length() == 0
-        and await storage.inbox.length() == 0
-        and await storage.notifications.length() == 0
-        and await storage.facts.length() == 0
-        and await storage.timers.next_due(0) is None
-    )
-
-
 # --- R62: what is left
 
 
@@ -97,7 +85,7 @@ async def live_through_everything(site: Site, hooks: Hooks, round_number: int) -
         await door.ended(job_id)
     assert (await door.ask("DELETE", f"/jobs/quarantined/{made['broken']}")).status == 200
     assert (await door.call("DELETE", f"/_worker/workers/{name}")).status == 200
-    await until(lambda: is_idle(site), message="something is left to do")
+    await until(site.is_idle, message="something is left to do")
 
 
 async def keys_of(client: Redis) -> set[str]:
@@ -176,7 +164,7 @@ async def test_the_queue_counts_what_is_not_processed_yet(open_site: OpenSite) -
     may_end.set()
     for job_id in job_ids:
         await site.door.ended(job_id)
-    await until(lambda: is_idle(site))
+    await until(site.is_idle)
     lengths.append(await site.storage.get_job_queue_length())
 
     assert lengths == [0, 5, 0]

@@ -25,16 +25,6 @@ def failure(code: str, message: str = "oh") -> dict[str, Any]:
     return {"status": "failure", "error": {"code": code, "message": message}}
 
 
-async def is_idle(site: Site) -> bool:
-    """Nothing is left to be done, now or later."""
-    storage = site.storage
-    return (
-        await storage.board.length() == 0
-        and await storage.inbox.length() == 0
-        and await storage.timers.next_due(0) is None
-    )
-
-
 # --- R7, R8: waiting for a worker, and for no longer
 
 
@@ -110,7 +100,7 @@ async def test_no_timer_outlives_the_wait_it_guards(
     await happens(door)
 
     job = await door.ended(job_id)
-    await until(lambda: is_idle(site), message="something is left")
+    await until(site.is_idle, message="something is left")
     assert site.ends == {job_id: 1}
     if happens is is_never_taken:
         assert job["error_message"].startswith("No worker took the task within 0.2 seconds")
@@ -141,7 +131,7 @@ async def test_a_task_without_any_timeout_is_tried_again(open_site: OpenSite) ->
     assert (await door.ended(job_id))["status"] == "finished"
     assert {attempt["job_id"] for attempt in attempts} == {job_id}
     assert len({attempt["task_id"] for attempt in attempts}) == 3
-    await until(lambda: is_idle(site))
+    await until(site.is_idle)
 
 
 async def test_each_task_has_all_its_retries_and_success_leaves_no_error(
@@ -278,7 +268,7 @@ async def test_a_timeout_survives_who_was_about_to_act_on_it(
 
     assert job["current_state"] == "late"
     await until(lambda: site.ends == {job_id: 1}, message="its end was not told once")
-    await until(lambda: is_idle(site), message="something is left")
+    await until(site.is_idle, message="something is left")
 
 
 # --- R18: where failures lead

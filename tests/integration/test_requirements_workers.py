@@ -344,16 +344,6 @@ NOT_HELD: dict[str, Reach] = {
 }
 
 
-async def is_idle(site: Site) -> bool:
-    """Nothing is left to be done, now or later."""
-    storage = site.storage
-    return (
-        await storage.board.length() == 0
-        and await storage.inbox.length() == 0
-        and await storage.timers.next_due(0) is None
-    )
-
-
 @pytest.mark.parametrize("reach", NOT_HELD.values(), ids=NOT_HELD)
 async def test_a_cancelled_job_ends_at_once_and_no_worker_gets_anything_of_it(
     open_site: OpenSite, reach: Reach
@@ -388,7 +378,7 @@ async def test_a_cancelled_job_ends_at_once_and_no_worker_gets_anything_of_it(
     await done(door, task, "w1")
     await finished(door, following)
     go_on.set()
-    await until(lambda: is_idle(site), message="something is left")
+    await until(site.is_idle, message="something is left")
     assert (await door.document(job_id))["status"] == "cancelled"
 
 
@@ -432,7 +422,7 @@ async def test_a_worker_without_a_socket_learns_of_a_cancel_by_its_heartbeat(
         await until(is_told, message="the heartbeat does not name the tasks")
     for task in tasks:
         assert ignored(await door.done(task, "w1")) == "job_cancelled"
-    await until(lambda: is_idle(site), message="something is left")
+    await until(site.is_idle, message="something is left")
 
 
 @pytest.mark.parametrize("reach", HELD.values(), ids=HELD)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.programs import Client, door_is_open, environment, free_port, program, said_in
-from tests.servers import redis_binaries, running_redis
+from tests.e2e.programs import Client, door_is_open, environment, program, said_in
+from tests.servers import free_port, redis_binaries, running_redis
 
 pytestmark = pytest.mark.integration
 

@@ -173,7 +173,7 @@ class Commands:
         self._queue.append(_Call(packed, script, future))
         if self._pipeline is None:
             self._wanted.set()
-        elif not self._is_flushing:
+        else:
             self._flush_soon()
         return future
 
@@ -301,7 +301,7 @@ class Commands:
             sent.replies.append(reply)
             if len(sent.replies) == 3:
                 self._release(sent)
-        if self._queue and not self._is_flushing:  # there was no room for it
+        if self._queue:  # there was no room for it
             self._flush_soon()
 
     def _answered_badly(self, sent: _Sent, error: Exception) -> None:
