@@ -33,8 +33,9 @@ down-local: ## Stop what up-local started
 	@test ! -x $(BIN)/python || $(BIN)/python scripts/up_local.py --down
 up: ## Start the suite in containers (not yet)
 	@echo "The container deployment comes later; until then 'make up-local' starts the whole suite." >&2; exit 1
-bench: setup ## Steps and tasks per second beside the floors of this machine
+bench: setup ## Steps and tasks per second beside the floors of this machine, and how late timers are
 	@$(BIN)/python tests/bench/chain.py
+	@$(BIN)/python tests/bench/timers.py
 	@$(BIN)/python tests/bench/tasks.py
 
 ##@ Code
