@@ -34,6 +34,7 @@ _W: Final = r"\{w00\}:"
 _ID: Final = r"[0-9a-f-]{36}"
 RULES: Final = (
     Rule("meta", "the storage, as long as there are data"),
+    Rule("mended", "one number for each kind"),
     Rule(r"\{cat\}:entries", "the operator, who removes a blueprint"),
     Rule(r"\{cat\}:log", "its only entry is the version", most=1),
     Rule(r"\{sched\}:names", "the scheduler's file"),

@@ -13,8 +13,8 @@ from tests.conftest import REDIS_BINARIES, missing
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
-SECONDS = 80.0
-FAULTS_IN_THAT_TIME = 40
+SECONDS = 120.0
+FAULTS_IN_THAT_TIME = 60
 """At least; one of processes is due every two seconds."""
 
 

@@ -61,8 +61,9 @@ def executor(backend: StorageBackend) -> Executor:
 
 
 class Laps:
-    def __init__(self, reconciler: Reconciler, pass_time: PassTime) -> None:
-        self.reconciler = reconciler
+    def __init__(self, backend: StorageBackend, settings: Settings, pass_time: PassTime) -> None:
+        self.inspection = backend.inspection
+        self.reconciler = Reconciler(settings, backend)
         self.pass_time = pass_time
 
     async def run(self, count: int = 1) -> dict[str, int]:
@@ -71,13 +72,13 @@ class Laps:
             await self.pass_time(LAP)
             await self.reconciler.lap(0)
             await self.reconciler.lap_of_places()
-        return dict(self.reconciler.mended)
+        return dict(await self.inspection.mended())
 
 
 @pytest.fixture
 def laps(backend: StorageBackend, pass_time: PassTime) -> Laps:
     settings = Settings(pause_seconds=0.0, lap_seconds=LAP, quiet_seconds=0.0)
-    return Laps(Reconciler(settings, backend), pass_time)
+    return Laps(backend, settings, pass_time)
 
 
 async def a_job_with_a_leased_task(executor: Executor) -> Claim:

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from avtomatika import RedisStorage, StateMachineBlueprint, app_keys
+from avtomatika import RedisStorage, StateMachineBlueprint
 from avtomatika.config import Config
 from avtomatika.context import ActionFactory
 from avtomatika_common import leadership
@@ -185,7 +185,7 @@ async def all_ended(site: Site, load: Load) -> None:
     assert len(set(load.accepted)) == len(load.accepted)
     await until(lambda: all(site.ends[job_id] for job_id in load.accepted))
     assert {site.ends[job_id] for job_id in load.accepted} == {1}
-    assert dict(site.engine.app[app_keys.WATCHER_KEY].mended) == {}
+    assert await site.engine.storage.inspection.mended() == {}
     for job_id in load.accepted:
         document = await door.document(job_id)
         assert document["state_history"] == {"joined": 2}

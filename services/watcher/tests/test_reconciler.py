@@ -57,7 +57,7 @@ async def test_its_cost_does_not_grow_with_the_jobs() -> None:
 
     assert max(sizes) <= LOOKS_AT_ONCE
     assert 6 <= len(sizes) <= 9  # in one second
-    assert dict(service.mended) == {}
+    assert await store.inspection.mended() == {}
 
 
 async def test_each_lap_begins_only_when_its_time_has_come() -> None:
@@ -106,6 +106,6 @@ async def test_what_was_mended_is_counted_and_said() -> None:
             for _ in range(30):
                 await until(lambda: clock.sleepers >= 7)
                 clock.advance(1.0)
-            await until(lambda: service.mended)
+            await until(store.inspection.mended)
 
-    assert dict(service.mended) == {"claim": 1}
+    assert await store.inspection.mended() == {"claim": 1}

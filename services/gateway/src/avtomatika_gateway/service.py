@@ -24,6 +24,7 @@ from avtomatika_gateway.deliveries import Deliveries
 from avtomatika_gateway.http_errors import answer_errors
 from avtomatika_gateway.in_process import InProcessDoor, InProcessTransport, Inside
 from avtomatika_gateway.mail import read_mail
+from avtomatika_gateway.metrics import Metrics
 from avtomatika_gateway.polls import Polls
 from avtomatika_gateway.schedules import SchedulesApi
 from avtomatika_gateway.settings import Settings
@@ -85,6 +86,7 @@ class GatewayService:
         self._approvals = Approvals(settings, backend, access)
         self._client_api = ClientApi(settings, backend, history, access, self._blueprints)
         self._schedules_api = SchedulesApi(backend, access, self._blueprints)
+        self._metrics = Metrics(backend.inspection)
         self._has_routes = False
         self._in_process = in_process or InProcessDoor()
         self.app = app or web.Application(client_max_size=settings.max_request_body_bytes)
@@ -96,6 +98,7 @@ class GatewayService:
         self._has_routes = True
         self.app.middlewares.append(answer_errors)
         self.app.router.add_get("/_public/status", _status)
+        self._metrics.add_to(self.app)
         self._worker_api.add_to(self.app)
         self._worker_sockets.add_to(self.app)
         self._approvals.add_to(self.app)

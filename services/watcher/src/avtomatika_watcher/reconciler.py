@@ -5,7 +5,6 @@ next lap, and mended if nothing has happened to the job meanwhile and nothing ca
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
@@ -59,8 +58,6 @@ class Reconciler:
         self._suspects: dict[int, dict[JobId, _Suspect]] = {}
         self._orphans: dict[int, set[Orphan]] = {}
         self._orphan_places: set[Orphan] = set()
-        self.mended: Counter[str] = Counter()
-        """What was mended, by its kind."""
 
     async def watch(self, partition: int) -> None:
         """Walk the live jobs of a partition, and what stands beside them, lap after lap."""
@@ -180,7 +177,7 @@ class Reconciler:
             fresh_id=TaskId(ids.new_id()),
         )  # fmt: skip
         if await self._inspection.mend(partition, job.job_id, seen.mark, made):
-            self.mended[flaw.kind] += 1
+            await self._inspection.count_mended(flaw.kind)
             log.warning(
                 "inconsistency mended", kind=flaw.kind.value, job_id=job.job_id, about=flaw.subject
             )
@@ -223,7 +220,7 @@ class Reconciler:
             if orphan not in before:
                 new.add(orphan)
             elif await self._inspection.remove(partition, orphan):
-                self.mended[orphan.kind] += 1
+                await self._inspection.count_mended(orphan.kind)
                 log.warning(
                     "inconsistency mended",
                     kind=orphan.kind,

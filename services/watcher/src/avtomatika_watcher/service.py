@@ -5,7 +5,7 @@ It sleeps on the clock until the next moment something is due; a hint of an earl
 
 import asyncio
 import math
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from avtomatika_common.backend.ports import Backend, Lease
@@ -33,11 +33,6 @@ class WatcherService:
         self._contact = Contact(backend.clock)
         self._reconciler = Reconciler(settings, backend)
         self._holder = f"{settings.instance_id}-{new_id()}"
-
-    @property
-    def mended(self) -> Mapping[str, int]:
-        """How many inconsistencies were mended here, by their kind."""
-        return self._reconciler.mended
 
     async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:

@@ -967,6 +967,14 @@ class Inspection(Protocol):
         """Remove it, if it is still one; a deferred entry is delivered. A hold is of no partition."""
         ...
 
+    async def count_mended(self, kind: str) -> None:
+        """One more of this kind was mended or removed."""
+        ...
+
+    async def mended(self) -> Mapping[str, int]:
+        """How many were, by their kind, for as long as there are data."""
+        ...
+
 
 class Relay(Protocol):
     """Carries what one partition decided to where it takes effect."""

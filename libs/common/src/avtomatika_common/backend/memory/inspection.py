@@ -302,6 +302,12 @@ class MemoryInspection(Inspection):
                 assert orphan.worker_id is not None, "a place is a worker's"
                 return self._remove_lease(orphan.worker_id, TaskId(name))
 
+    async def count_mended(self, kind: str) -> None:
+        self._tables.mended[kind] += 1
+
+    async def mended(self) -> dict[str, int]:
+        return dict(self._tables.mended)
+
     def _remove_lease(self, worker_id: WorkerId, task_id: TaskId) -> bool:
         for here in self._tables.partitions:
             held = here.held.get(worker_id, {})

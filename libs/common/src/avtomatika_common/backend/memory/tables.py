@@ -300,6 +300,7 @@ class Tables:
         self.counts: Counter[tuple[JobStatus, str | None]] = Counter()
         self.quarantined: dict[JobId, None] = {}
         """Oldest first."""
+        self.mended: Counter[str] = Counter()
         self.groups: dict[str, Group] = {}
         self.entries: dict[str, Entry] = {}
         self.deferred: dict[str, Entry] = {}

@@ -200,6 +200,17 @@ class RedisInspection(Inspection):
         key = f"{p}{_KEY_OF.get(orphan.kind, held)}"
         return bool(await self._commands.script(_REMOVE, [key], [p, orphan.kind, orphan.name]))
 
+    # -- what was mended
+
+    async def count_mended(self, kind: str) -> None:
+        await self._commands.command("HINCRBY", keys.MENDED, kind, 1)
+
+    async def mended(self) -> dict[str, int]:
+        flat = cast("list[bytes]", await self._commands.command("HGETALL", keys.MENDED))
+        return {
+            kind.decode(): int(count) for kind, count in zip(flat[::2], flat[1::2], strict=True)
+        }
+
 
 def _asked(job: LiveJob) -> tuple[Kind, str]:
     """What is asked about a job beside its claim, and about which task, token or sub-job."""

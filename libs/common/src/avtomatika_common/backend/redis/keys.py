@@ -8,6 +8,8 @@ PREFIX: Final = "avtomatika:"
 
 META: Final = f"{PREFIX}meta"
 """Hash: number of partitions, layout version."""
+MENDED: Final = f"{PREFIX}mended"
+"""Hash: how many inconsistencies of each kind were mended."""
 CATALOGUE: Final = f"{PREFIX}{{cat}}:entries"
 CATALOGUE_LOG: Final = f"{PREFIX}{{cat}}:log"
 SCHEDULES: Final = f"{PREFIX}{{sched}}:"
