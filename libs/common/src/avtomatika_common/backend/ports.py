@@ -111,6 +111,10 @@ class IdempotencyKey(_Value, frozen=True, kw_only=True):
     fingerprint: str
     """Digest of endpoint and body: the same key with another one is refused."""
 
+    def of_signals(self, job_id: JobId) -> "IdempotencyKey":
+        """The key as it is known for signals of that job: it lies in the partition of the job."""
+        return msgspec.structs.replace(self, key=f"{job_id}\n{self.key}")
+
 
 class Created(_Value, frozen=True, kw_only=True):
     job_id: JobId
@@ -285,8 +289,7 @@ class JobStore(Protocol):
     ) -> None:
         """Append the signal, numbered behind the job's earlier ones.
 
-        A key that was used before for the same request: nothing more is sent; keys are known within
-        the partition of the job. Raises JobNotFound,
+        A key that was used before for the same request: nothing more is sent. Raises JobNotFound,
         JobIsTerminal, IdempotencyKeyReused, and TooManySignals while `MOST_WAITING` of the job are
         on their way or kept.
         """
