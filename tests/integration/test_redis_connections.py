@@ -131,17 +131,17 @@ async def test_who_cannot_reach_redis_tries_again_later_each_time(redis_url: str
         await backend.open(StoreOptions(block_seconds=0.2))
         async with running(ExecutorService(Settings(), backend, [blueprint])):
             await ended(backend, await create_job(backend, blueprint))
+            loop = asyncio.get_running_loop()
+            outage_end = loop.time() + 3.0
+            before = proxy.connections
             proxy.refuses = True
             proxy.cut_now()
-            before = proxy.connections
-            loop = asyncio.get_running_loop()
-            until_then = loop.time() + 3.0
-            asked = asyncio.create_task(create_job(backend, blueprint))
-            await until(lambda: loop.time() > until_then)
-            tries = proxy.connections - before
-            proxy.refuses = False
-
-            job = await ended(backend, await asked)
+            async with asyncio.TaskGroup() as group:
+                asked = group.create_task(create_job(backend, blueprint))
+                await until(lambda: loop.time() > outage_end)
+                tries = proxy.connections - before
+                proxy.refuses = False
+            job = await ended(backend, asked.result())
         await backend.close()
 
     assert 3 <= tries <= 60
