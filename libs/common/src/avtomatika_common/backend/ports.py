@@ -111,10 +111,6 @@ class IdempotencyKey(_Value, frozen=True, kw_only=True):
     fingerprint: str
     """Digest of endpoint and body: the same key with another one is refused."""
 
-    def of_signals(self, job_id: JobId) -> "IdempotencyKey":
-        """The key as it is known for signals of that job: it lies in the partition of the job."""
-        return msgspec.structs.replace(self, key=f"{job_id}\n{self.key}")
-
 
 class Created(_Value, frozen=True, kw_only=True):
     job_id: JobId
