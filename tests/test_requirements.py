@@ -1,4 +1,7 @@
-"""`docs/requirements.md` names tests for each requirement, and they are there and say so."""
+"""`docs/requirements.md` names tests for each requirement, and they are there and say so.
+
+`docs/proof.md` names tests for each claim, and they are there.
+"""
 
 import ast
 import re
@@ -24,7 +27,40 @@ def proofs() -> dict[str, list[str]]:
     return found
 
 
+def claims() -> dict[str, list[str]]:
+    """Claim -> its tests, as the tables of claims list them."""
+    text = (ROOT / "docs" / "proof.md").read_text().partition("\n## Claims\n")[2]
+    found: dict[str, list[str]] = {}
+    for claim, tests in re.findall(r"^\| (.+) \| (`.+::.+`|) *\|$", text, re.MULTILINE):
+        assert claim not in found, f"'{claim}' is there twice"
+        found[claim] = re.findall(r"`([^`]+::\w+)`", tests)
+    return found
+
+
+def source_of(test: str) -> str:
+    path, _, name = test.partition("::")
+    source = (ROOT / path).read_text()
+    functions = [
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name
+    ]
+    assert functions, f"there is no test {test}"
+    return ast.get_source_segment(source, functions[0]) or ""
+
+
 PROOFS = proofs()
+CLAIMS = claims()
+SPOKEN_OF = (
+    "blocks its loop", "dead executor", "stopped for longer", "version", "outage", "full Redis",
+    "reconciler", "append-only file", "CLIENT PAUSE", "30 s", "late or never", "scripts", "cut off",
+    "backs off", "settings at start", "`strict`", "poison", "deadline in the queue",
+    "deadline for its result", "approval", "a job has a deadline", "retry policy",
+    "heartbeat timeout", "`sleep`", "`wait_for_signal`", "cron", "daylight saving",
+    "short months", "Hypothesis", "`misfire`", "`overlap`", "`jitter`", "`input_data`",
+    "one job for each time", "paused, resumed, run now",
+)  # fmt: skip
+"""What the claims have to be about."""
 
 
 def test_every_requirement_of_durability_and_of_workers_is_listed() -> None:
@@ -35,14 +71,16 @@ def test_every_requirement_of_durability_and_of_workers_is_listed() -> None:
 def test_a_requirement_has_tests_that_say_so(requirement: str) -> None:
     assert PROOFS[requirement], "no test"
     for test in PROOFS[requirement]:
-        path, _, name = test.partition("::")
-        source = (ROOT / path).read_text()
-        functions = [
-            node
-            for node in ast.parse(source).body
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name
-        ]
+        assert re.search(rf"\b{requirement}\b", source_of(test)), f"{test} is silent of it"
 
-        assert functions, f"there is no test {test}"
-        segment = ast.get_source_segment(source, functions[0]) or ""
-        assert re.search(rf"\b{requirement}\b", segment), f"{test} does not say {requirement}"
+
+@pytest.mark.parametrize("topic", SPOKEN_OF)
+def test_every_topic_has_a_claim(topic: str) -> None:
+    assert any(topic in claim for claim in CLAIMS)
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_has_tests(claim: str) -> None:
+    assert CLAIMS[claim], "no test"
+    for test in CLAIMS[claim]:
+        source_of(test)

@@ -134,6 +134,42 @@ async def test_jobs_and_signals_share_their_idempotency_keys(backend: StorageBac
         await backend.jobs.create(a_job(backend), idempotency=a_key("job"))
 
 
+async def test_a_key_is_for_one_request_over_all_partitions(open_backend: Open) -> None:
+    backend = await open_backend(partitions=4)
+    place = ids.partition_of_key("ann", "k", 4)
+    executor = Executor(backend)
+    jobs = [a_job(backend, partition=partition) for partition in range(4)]
+    claims = [await executor.start(job) for job in jobs]
+    first, *others = sorted(claims, key=lambda claim: ids.partition_of(claim.job.id, 4) == place)
+
+    for _ in range(3):
+        await send(backend, first.job.id, key=a_key("signal"))
+    for other in others:
+        with pytest.raises(IdempotencyKeyReused):
+            await send(backend, other.job.id, key=a_key("another signal"))
+    with pytest.raises(IdempotencyKeyReused):
+        await backend.jobs.create(a_job(backend, partition=place), idempotency=a_key("job"))
+
+    [delivery] = await executor.read_all()
+    assert delivery.job_id == first.job.id
+
+
+@pytest.mark.parametrize("partition", range(4))
+async def test_a_key_of_a_job_sends_no_signal_to_any_partition(
+    open_backend: Open, partition: int
+) -> None:
+    backend = await open_backend(partitions=4)
+    executor = Executor(backend)
+    claim = await executor.start(a_job(backend, partition=partition))
+    made = a_job(backend, partition=ids.partition_of_key("ann", "k", 4), group="others")
+    await backend.jobs.create(made, idempotency=a_key("job"))
+
+    with pytest.raises(IdempotencyKeyReused):
+        await send(backend, claim.job.id, key=a_key("signal"))
+
+    assert await executor.read_all() == []
+
+
 async def test_the_hundred_and_first_signal_that_waits_is_refused(
     backend: StorageBackend,
 ) -> None:

@@ -17,6 +17,7 @@ from avtomatika_executor import ExecutorService, Settings
 from tests.blueprints import counting_chain
 from tests.conftest import REDIS_BINARIES, missing
 from tests.integration.sites import a_site
+from tests.interop.door import CLIENT_TOKEN
 from tests.jobs import create_job, ended
 from tests.servers import RedisServer, a_redis_server
 from tests.support import until
@@ -98,6 +99,67 @@ async def test_a_full_redis_refuses_new_jobs_and_brings_the_others_to_their_end(
     assert {document["status"] for document in documents} == {"finished"}
     assert still_refused.status == 503
     assert accepted.status == 202
+
+
+def waits() -> StateMachineBlueprint:
+    """A job that waits in the way its data name, and ends when that is over."""
+    blueprint = StateMachineBlueprint("waits", api_version="v1", api_endpoint="/jobs/waits")
+
+    @blueprint.handler_for("start", is_start=True)
+    async def start(kind: str, actions: ActionFactory) -> None:
+        match kind:
+            case "sleep":
+                actions.sleep(2.0, next_state="end")
+            case "late":
+                actions.wait_for_signal(
+                    "never", {"received": "end", "timeout": "end"}, timeout_seconds=2.0
+                )
+            case "signal":
+                actions.wait_for_signal("go", {"received": "end"})
+            case "decision":
+                actions.await_human_approval("ops", "May it?", {"approved": "end"})
+            case _:
+                actions.dispatch_task("nobody_does_it", {}, {"success": "end"})
+
+    @blueprint.handler_for("end", is_end=True)
+    async def end(job_id: str) -> None:
+        pass
+
+    return blueprint
+
+
+async def test_on_a_full_redis_timers_fire_and_cancels_signals_and_decisions_count(
+    small_redis: RedisServer,
+) -> None:
+    async with Redis.from_url(small_redis.url) as client:
+        storage = RedisStorage(client)
+        async with a_site(storage, [waits()], AVTOMATIKA_DURABILITY="fast") as site:
+            door = site.door
+            kinds = ("sleep", "late", "signal", "decision", "task")
+            jobs = {kind: await door.create("waits", kind=kind) for kind in kinds}
+
+            async def all_wait() -> bool:
+                documents = [await door.document(job_id) for job_id in jobs.values()]
+                return all(d["status"] not in {"pending", "running"} for d in documents)
+
+            await until(all_wait, 1.5, "not all wait before the first timer is due")
+            await fill(client)
+            refused = await door.ask("POST", "/jobs/waits", {"initial_data": {"kind": "sleep"}})
+            signalled = await door.ask("POST", f"/jobs/{jobs['signal']}/signals/go", {})
+            decided = await door.call(
+                "POST",
+                f"/_public/webhooks/approval/{jobs['decision']}",
+                {"decision": "approved"},
+                token=None,
+                headers={"X-Client-Token": CLIENT_TOKEN},
+            )
+            cancelled = await door.cancel(jobs["task"])
+            assert (signalled.status, decided.status, cancelled.status) == (202, 200, 200)
+            ends = {kind: (await door.ended(job_id))["status"] for kind, job_id in jobs.items()}
+
+    assert refused.status == 503
+    assert ends.pop("task") == "cancelled"
+    assert set(ends.values()) == {"finished"}
 
 
 async def test_executors_that_start_on_a_full_redis_do_what_waits(

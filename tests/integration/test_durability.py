@@ -11,7 +11,7 @@ from avtomatika_common.backend.ports import Durability, StoreOptions, StoreUnava
 from avtomatika_common.backend.redis import commands
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.lifecycle import StartupError
-from avtomatika_core.events import WorkerEventArrived
+from avtomatika_core.events import SignalReceived, WorkerEventArrived
 from avtomatika_core.job import JobStatus, WorkerId
 from tests.conftest import REDIS_BINARIES, missing
 from tests.contract.builders import (
@@ -211,6 +211,9 @@ async def test_every_answer_to_the_outside_waits_for_the_replica(servers: Server
             ),
             lambda: store.board.end_lease(
                 with_worker.job.id, WORKER, a_success(store, with_worker.task_id)
+            ),
+            lambda: store.jobs.send_signal(
+                with_worker.job.id, SignalReceived(at=1.0, name="go", data={})
             ),
             lambda: store.jobs.request_cancel(with_worker.job.id, a_cancel(store)),
         ]

@@ -223,6 +223,17 @@ async def test_a_redis_that_stands_still_for_longer_than_everything_lives(
         await goes_on(load)
 
 
+async def test_a_redis_that_is_paused(server: RedisServer) -> None:
+    async with (
+        a_loaded_site(server.url) as (_, load),
+        Redis.from_url(server.url) as client,
+    ):
+        await client.client_pause(int(OUTAGE_SECONDS * 1000), all=True)
+        await asyncio.sleep(OUTAGE_SECONDS)
+
+        await goes_on(load)
+
+
 async def test_a_redis_that_cannot_be_reached(server: RedisServer) -> None:
     async with proxy_to(server.url) as (proxy, url), a_loaded_site(url) as (_, load):
         proxy.refuses = True

@@ -1,5 +1,6 @@
 """Executors as processes: killed, paused, stopped and started wrongly."""
 
+import asyncio
 import signal
 import time
 from collections.abc import AsyncGenerator, Iterable
@@ -16,6 +17,7 @@ from avtomatika_core.job import Job, JobId, JobStatus
 from tests import blueprints_for_processes as blueprints
 from tests.jobs import create_job, ended
 from tests.processes import Process, a_process
+from tests.proxy import proxy_to
 from tests.support import until
 
 pytestmark = pytest.mark.integration
@@ -138,6 +140,31 @@ async def test_a_handler_that_blocks_the_loop_is_not_taken_for_dead(
 
     assert job.status is JobStatus.FINISHED
     assert len(runs(log)) == 1
+
+
+async def test_after_half_a_minute_without_redis_nothing_is_taken_over(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """Longer than anything lives there: all handlers go on, and each step runs once."""
+    log = tmp_path / "runs"
+    async with a_store(redis_url) as store, proxy_to(redis_url) as (proxy, url):
+        with an_executor(url, tmp_path) as one, an_executor(url, tmp_path) as two:
+            both = {one.popen.pid, two.popen.pid}
+            await serving(one, two)
+            job_ids = [
+                await create_job(store, blueprints.slow, log=str(log), seconds=12.0)
+                for _ in range(8)
+            ]
+            await until(lambda: len(runs(log)) == 8 and {int(r[0]) for r in runs(log)} == both)
+            proxy.refuses = True
+            proxy.cut_now()
+            await asyncio.sleep(30.0)  # this is the outage
+            proxy.refuses = False
+            jobs = await all_ended(store, job_ids, 45.0)
+
+    assert {job.status for job in jobs} == {JobStatus.FINISHED}
+    assert all(steps_of(job) == STEPS for job in jobs)
+    assert len(runs(log)) == 24
 
 
 async def test_a_stop_in_the_middle_of_fifty_jobs_loses_and_doubles_none(

@@ -124,6 +124,30 @@ def test_a_loop_that_was_blocked_takes_no_server_for_silent(redis_url: str) -> N
     assert breaks == 0
 
 
+async def test_who_cannot_reach_redis_tries_again_later_each_time(redis_url: str) -> None:
+    blueprint = counting_chain(3)
+    async with proxy_to(redis_url) as (proxy, url), Redis.from_url(url) as client:
+        backend = RedisStorage(client)
+        await backend.open(StoreOptions(block_seconds=0.2))
+        async with running(ExecutorService(Settings(), backend, [blueprint])):
+            await ended(backend, await create_job(backend, blueprint))
+            loop = asyncio.get_running_loop()
+            outage_end = loop.time() + 3.0
+            before = proxy.connections
+            proxy.refuses = True
+            proxy.cut_now()
+            async with asyncio.TaskGroup() as group:
+                asked = group.create_task(create_job(backend, blueprint))
+                await until(lambda: loop.time() > outage_end)
+                tries = proxy.connections - before
+                proxy.refuses = False
+            job = await ended(backend, asked.result())
+        await backend.close()
+
+    assert 3 <= tries <= 60
+    assert job.status is JobStatus.FINISHED
+
+
 async def test_lost_scripts_are_loaded_again(redis_url: str) -> None:
     blueprint = counting_chain(3)
     async with Redis.from_url(redis_url) as client:

@@ -66,6 +66,11 @@ def partition_of(job_id: str, partitions: int) -> int:
         return 0
 
 
+def partition_of_key(client: str, key: str, partitions: int) -> int:
+    """Where an idempotency key is known: the job that it makes is of this partition."""
+    return partition_of(derived_id(client, key), partitions)
+
+
 def _as_uuid(digits: str, version: str) -> str:
     """32 random hexadecimal digits as a UUID of that version, RFC 9562 variant."""
     variant = "89ab"[int(digits[16], 16) & 3]

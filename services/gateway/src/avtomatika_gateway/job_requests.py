@@ -10,7 +10,7 @@ import msgspec
 import orjson
 
 from avtomatika_common.backend.ports import CatalogueEntry, IdempotencyKey
-from avtomatika_common.ids import derived_id, new_id, new_id_in_partition, partition_of
+from avtomatika_common.ids import new_id, new_id_in_partition, partition_of_key
 from avtomatika_core.job import Job, JobId, Origin, new_job
 from avtomatika_gateway.access import ApiClient
 from avtomatika_gateway.refusals import BadRequest
@@ -115,7 +115,7 @@ def id_for(key: IdempotencyKey | None, partitions: int) -> JobId:
     """A new job's id. A repeated request must meet its first answer: its key says where it lives."""
     if key is None:
         return JobId(new_id())
-    place = partition_of(derived_id(key.client, key.key), partitions)
+    place = partition_of_key(key.client, key.key, partitions)
     return JobId(new_id_in_partition(place, partitions))
 
 

@@ -285,8 +285,7 @@ class JobStore(Protocol):
     ) -> None:
         """Append the signal, numbered behind the job's earlier ones.
 
-        A key that was used before for the same request: nothing more is sent; keys are known within
-        the partition of the job. Raises JobNotFound,
+        A key that was used before for the same request: nothing more is sent. Raises JobNotFound,
         JobIsTerminal, IdempotencyKeyReused, and TooManySignals while `MOST_WAITING` of the job are
         on their way or kept.
         """

@@ -81,6 +81,7 @@ _CANCEL: Final = script("request_cancel")
 _DECIDE: Final = script("decide_approval")
 _SETTLE: Final = script("settle_branch")
 _SIGNAL: Final = script("send_signal")
+_RESERVE_KEY: Final = script("reserve_key")
 
 _STAGE: Final = script("stage_branches")
 _BRANCHES_AT_ONCE: Final = 256
@@ -488,6 +489,8 @@ class RedisJobs(JobStore):
         idempotency: IdempotencyKey | None = None,
     ) -> None:
         p = self._p(job_id)
+        if idempotency is not None:
+            await self._reserve(p, job_id, idempotency)
         answer = cast(
             "bytes",
             await self._commands.script(
@@ -511,6 +514,21 @@ class RedisJobs(JobStore):
                 raise TooManySignals
             case _:
                 raise JobIsTerminal(answer.decode())
+
+    async def _reserve(self, p: str, job_id: JobId, key: IdempotencyKey) -> None:
+        """Where the key is known to whoever makes a job, if that is another partition than `p`.
+
+        It comes first: whoever dies in between repeats the signal with the same key.
+        """
+        place = ids.partition_of_key(key.client, key.key, len(self._prefixes))
+        if self._prefixes[place] == p:
+            return
+        name, *arguments = self._idempotency(self._prefixes[place], key)
+        answer = await self._commands.script(
+            _RESERVE_KEY, [name], [job_id, *arguments], outward=True
+        )
+        if answer == b"REUSED":
+            raise IdempotencyKeyReused
 
     async def quarantined(self, owner: str | None = None) -> list[JobId]:
         found: list[tuple[float, JobId]] = []
