@@ -3,6 +3,7 @@
 And what stands on nothing, where a replica is promoted that had not got it.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager
@@ -12,6 +13,7 @@ from redis.asyncio import Redis
 
 from avtomatika_common.backend.ports import Durability, StaleJob, StoreOptions, StoreUnavailable
 from avtomatika_common.backend.redis import commands
+from avtomatika_common.backend.redis.connection import BlockingReader, own_pool
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.lifecycle import StartupError
 from avtomatika_core.events import SignalReceived, WorkerEventArrived
@@ -313,6 +315,38 @@ async def test_a_version_number_that_is_used_again_fools_nobody(servers: Servers
             cancelled = await executor.apply(await executor.read())
 
     assert cancelled.job.status is JobStatus.CANCELLED
+
+
+@pytest.mark.parametrize("read", [("XREAD",), ("XREADGROUP", "GROUP", "g", "me")])
+async def test_who_waits_at_a_server_that_is_demoted_leaves_it(
+    servers: Servers, read: tuple[str, ...]
+) -> None:
+    async with (
+        Redis.from_url(servers.main.url) as client,
+        Redis.from_url(servers.main.url) as admin,
+    ):
+        await admin.xgroup_create("s", "g", mkstream=True)
+        reader = BlockingReader(own_pool(client))
+        position = "$" if read == ("XREAD",) else ">"
+
+        async def wait() -> None:
+            with pytest.raises(StoreUnavailable, match="UNBLOCKED"):
+                await reader.read(*read, "BLOCK", 10_000, "STREAMS", "s", position, seconds=10.0)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(wait())
+            await until(lambda: is_blocked(admin))
+            await admin.replicaof("127.0.0.1", "1")
+        await until(lambda: is_left(admin))
+
+
+async def is_blocked(admin: Redis) -> bool:
+    return bool((await admin.info("clients"))["blocked_clients"])
+
+
+async def is_left(admin: Redis) -> bool:
+    """By all but the one that asks."""
+    return len(await admin.client_list(_type="normal")) == 1
 
 
 def version_of(fence: str) -> str:
