@@ -1,5 +1,9 @@
-"""What an answer stands on: the server's settings at start, and in `strict` its replicas."""
+"""What an answer stands on: the server's settings at start, and in `strict` its replicas.
 
+And what stands on nothing, where a replica is promoted that had not got it.
+"""
+
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager
@@ -7,8 +11,9 @@ from contextlib import ExitStack, asynccontextmanager
 import pytest
 from redis.asyncio import Redis
 
-from avtomatika_common.backend.ports import Durability, StoreOptions, StoreUnavailable
+from avtomatika_common.backend.ports import Durability, StaleJob, StoreOptions, StoreUnavailable
 from avtomatika_common.backend.redis import commands
+from avtomatika_common.backend.redis.connection import BlockingReader, own_pool
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.lifecycle import StartupError
 from avtomatika_core.events import SignalReceived, WorkerEventArrived
@@ -16,6 +21,7 @@ from avtomatika_core.job import JobStatus, WorkerId
 from tests.conftest import REDIS_BINARIES, missing
 from tests.contract.builders import (
     APPROVAL,
+    TO_END,
     TO_NEXT,
     Executor,
     a_cancel,
@@ -212,9 +218,7 @@ async def test_every_answer_to_the_outside_waits_for_the_replica(servers: Server
             lambda: store.board.end_lease(
                 with_worker.job.id, WORKER, a_success(store, with_worker.task_id)
             ),
-            lambda: store.jobs.send_signal(
-                with_worker.job.id, SignalReceived(at=1.0, name="go", data={})
-            ),
+            lambda: store.jobs.send_signal(asked.job.id, SignalReceived(at=1.0, name="paid")),
             lambda: store.jobs.request_cancel(with_worker.job.id, a_cancel(store)),
         ]
 
@@ -279,3 +283,71 @@ async def test_fast_and_safe_ask_no_replica(servers: Servers) -> None:
             replica.thaw()
 
         assert not created.is_repeat
+
+
+# --- after a fail-over
+
+
+async def test_a_version_number_that_is_used_again_fools_nobody(servers: Servers) -> None:
+    """The replica stopped following before the last step; what is done there since has its number."""
+    replica = await servers.a_replica()
+    async with (
+        Redis.from_url(servers.main.url) as main,
+        Redis.from_url(replica.url) as promoted,
+        a_store(servers.main.url, Durability.SAFE) as before,
+    ):
+        executor = Executor(before)
+        claim = await executor.start()
+        await main.set("written", 2)
+        assert await main.wait(1, 10_000) == 1
+        await main.config_set("min-replicas-to-write", 0)
+        await promoted.replicaof("NO", "ONE")
+        newer = await executor.run(claim, TO_NEXT)
+
+        async with a_store(replica.url, Durability.SAFE) as after:
+            executor.backend = after
+            await after.jobs.request_cancel(claim.job.id, a_cancel(after))
+            stored = await after.jobs.load(claim.job.id)
+            assert stored is not None
+            assert version_of(stored.fence) == version_of(newer.stored.fence)
+            with pytest.raises(StaleJob):
+                await executor.run(newer, TO_END)
+            cancelled = await executor.apply(await executor.read())
+
+    assert cancelled.job.status is JobStatus.CANCELLED
+
+
+@pytest.mark.parametrize("read", [("XREAD",), ("XREADGROUP", "GROUP", "g", "me")])
+async def test_who_waits_at_a_server_that_is_demoted_leaves_it(
+    servers: Servers, read: tuple[str, ...]
+) -> None:
+    async with (
+        Redis.from_url(servers.main.url) as client,
+        Redis.from_url(servers.main.url) as admin,
+    ):
+        await admin.xgroup_create("s", "g", mkstream=True)
+        reader = BlockingReader(own_pool(client))
+        position = "$" if read == ("XREAD",) else ">"
+
+        async def wait() -> None:
+            with pytest.raises(StoreUnavailable, match="UNBLOCKED"):
+                await reader.read(*read, "BLOCK", 10_000, "STREAMS", "s", position, seconds=10.0)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(wait())
+            await until(lambda: is_blocked(admin))
+            await admin.replicaof("127.0.0.1", "1")
+        await until(lambda: is_left(admin))
+
+
+async def is_blocked(admin: Redis) -> bool:
+    return bool((await admin.info("clients"))["blocked_clients"])
+
+
+async def is_left(admin: Redis) -> bool:
+    """By all but the one that asks."""
+    return len(await admin.client_list(_type="normal")) == 1
+
+
+def version_of(fence: str) -> str:
+    return fence.partition(":")[0]

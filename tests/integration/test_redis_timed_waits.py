@@ -4,15 +4,18 @@ import asyncio
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from avtomatika_common import ids
 from avtomatika_common.actions import ActionFactory
 from avtomatika_common.backend.ports import TooManySignals
+from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.lifecycle import running
 from avtomatika_core.events import SignalReceived
 from avtomatika_core.job import JobId, JobStatus, Origin, new_job
+from tests.contract.builders import Executor
 from tests.integration.test_executor_on_redis import a_store, executor, is_empty, watcher
 from tests.jobs import create_job, ended
 from tests.support import until
@@ -122,3 +125,23 @@ async def test_a_job_ends_when_its_time_is_over_and_its_handler_is_stopped(redis
     assert after == job
     assert job.head.finished_at is not None
     assert 0.3 <= job.head.finished_at - job.origin.created_at < 1.3
+
+
+async def test_a_signal_is_told_from_the_entry_of_its_jobs_creation(redis_url: str) -> None:
+    """Both lanes number their entries by the time, and these come in one millisecond."""
+    p, later = keys.partition(0), 4_000_000_000_000
+    async with a_store(redis_url, 1) as store, Redis.from_url(redis_url) as client:
+        begun, dead = Executor(store), Executor(store, "dead")
+        await begun.read_all()  # now there are lanes
+        for lane in ("in", "new"):
+            last = await client.xadd(keys.lane(p, lane, "default"), {"j": "none"}, id=f"{later}-0")
+            await client.xdel(keys.lane(p, lane, "default"), last)
+        job = await dead.start()
+        await send(store, job.job.id, n=1)
+        await dead.read_all()
+
+        await store.inbox.take_over("default", "dead", begun.name, 20)
+
+        stored = await store.jobs.load(job.job.id)
+    assert stored is not None
+    assert stored.tries == 1

@@ -75,6 +75,7 @@ _NOT_NOW_ERRORS: Final = (
 )  # fmt: skip
 _NOT_NOW: Final = (
     "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "TRYAGAIN",
+    "UNBLOCKED force",  # it has become a replica
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ local calls = job .. ':sig'
 if redis.call('ZSCORE', calls, nonce) then
   return 'OK'
 end
-local stored = redis.call('HMGET', job, 'status', 'group', 'sig_sent', 'sig_taken')
+local stored = redis.call('HMGET', job, 'status', 'group', 'sig_sent', 'sig_taken', 'claim')
 if not stored[1] then
   return 'NONE'
 end
@@ -34,7 +34,15 @@ local number = sent + 1
 redis.call('HSET', job, 'sig_sent', number)
 redis.call('ZADD', calls, number, nonce)
 redis.call('ZREMRANGEBYRANK', calls, 0, -tonumber(ARGV[6]) - 1)
-redis.call('XADD', p .. 'in:' .. stored[2], '*', 'j', job_id, 'e', ARGV[3], 'n', number)
+local inbox = p .. 'in:' .. stored[2]
+local function append()
+  return redis.call('XADD', inbox, '*', 'j', job_id, 'e', ARGV[3], 'n', number)
+end
+local entry = append()
+if entry == stored[5] then -- the job's own, of this millisecond, in the lane of new jobs
+  redis.call('XDEL', inbox, entry)
+  append()
+end
 if idempotency ~= '' then
   redis.call('HSET', idempotency, 'job', job_id, 'fingerprint', ARGV[8])
   redis.call('EXPIRE', idempotency, ARGV[9])
