@@ -596,3 +596,17 @@ async def test_a_sub_job_is_made_however_many_wait(open_backend: Open) -> None:
     parent = await executor.run(claim, action)
 
     assert parent.job.status is JobStatus.WAITING_FOR_SUB_JOB
+
+
+async def test_of_many_jobs_those_are_told_that_have_not_ended(open_backend: Open) -> None:
+    backend = await open_backend(partitions=3)
+    executor = Executor(backend)
+    waiting = [await executor.start(a_job(backend, partition=number)) for number in range(3)]
+    ended = await executor.end(await executor.start(a_job(backend, partition=1)))
+    unknown = [JobId(ids.new_id()) for _ in range(600)]
+
+    asked = [*unknown, ended.job.id, *(claim.job.id for claim in waiting)]
+    found = await backend.jobs.not_ended(asked)
+
+    assert found == {claim.job.id for claim in waiting}
+    assert await backend.jobs.not_ended([]) == set()

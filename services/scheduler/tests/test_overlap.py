@@ -1,5 +1,7 @@
 """What becomes of a time that comes while the job before has not ended."""
 
+from collections.abc import Collection
+
 from services.scheduler.tests.world import EVERY_TEN_SECONDS, World, scheduling
 
 from avtomatika_core.job import JobId
@@ -110,3 +112,29 @@ async def test_a_job_somebody_made_out_of_its_time_counts_as_one_before(world: W
         await world.let_pass(10)
 
         assert len(await world.made()) == 2
+
+
+async def test_what_waits_is_asked_about_together_once_a_second(world: World) -> None:
+    asked: list[int] = []
+    not_ended = world.store.jobs.not_ended
+
+    async def counted(job_ids: Collection[JobId]) -> set[JobId]:
+        asked.append(len(job_ids))
+        return await not_ended(job_ids)
+
+    toml = "".join(
+        f'[tick-{number}]\nblueprint = "report"\ninterval_seconds = 10\noverlap = "queue"\n'
+        for number in range(50)
+    )
+    async with scheduling(world, toml):
+        await world.has_jobs(50)
+        await world.let_pass(12)
+        world.store.jobs.not_ended = counted  # type: ignore[method-assign]
+        await world.let_pass(5)
+        assert asked == [50] * 5
+
+        (some, *_) = await world.made()
+        await world.end(some)
+        await world.let_pass(1)
+
+        assert len(await world.made()) == 51

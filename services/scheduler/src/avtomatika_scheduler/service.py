@@ -47,7 +47,7 @@ LEASE: Final = "scheduler"
 FULL_STORE_SECONDS: Final = 1.0
 """Pause after the store had no room for a job."""
 QUEUED_SECONDS: Final = 1.0
-"""Pause before the next look whether the job before has ended."""
+"""Pause before it is asked again which of the jobs have ended that hold back a time."""
 
 log = get_logger()
 
@@ -71,6 +71,10 @@ class SchedulerService:
         """As people want them. Where they stand only the leader changes: see below."""
         self._entries_version = ""
         self._standings: dict[str, Standing] = {}
+        self._held_back: dict[str, list[JobId]] = {}
+        """Jobs of each schedule whose next time waits for them, when they were last asked about."""
+        self._ask_at = math.inf
+        """When to ask about those again: about all of them together, however many there are."""
         self._hindered: dict[str, str] = {}
         """What keeps a schedule from running, as it was last logged."""
         self._wake = asyncio.Event()
@@ -122,6 +126,8 @@ class SchedulerService:
             entry = self._entries.get(schedule.name)
             self._standings[schedule.name] = Standing() if entry is None else entry.standing
         self._hindered.clear()
+        self._held_back.clear()
+        self._ask_at = math.inf
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_catalogue())
             group.create_task(self._follow_entries())
@@ -159,7 +165,8 @@ class SchedulerService:
                 await self._note(schedule, lease, off)
         while True:
             self._wake.clear()
-            next_look = math.inf
+            await self._let_go()
+            next_look = self._ask_at
             for schedule in self._schedules:
                 if schedule.is_enabled and self._can_run(schedule):
                     next_look = min(next_look, await self._look_at(schedule, lease))
@@ -187,20 +194,26 @@ class SchedulerService:
         entry = self._entries.get(schedule.name)
         if entry is None or entry.is_paused:
             return math.inf
+        if schedule.name in self._held_back:
+            return math.inf
         now = clock.now()
         choice = choose(schedule, standing, now, entry.resumed_at)
         if choice.time is None:
             if choice.standing != standing:
                 await self._note(schedule, lease, choice.standing)
             return next_moment(schedule, choice.standing, now)
-        if schedule.overlap in {Overlap.SKIP, Overlap.QUEUE} and await self._still_runs(schedule):
+        if schedule.overlap in {Overlap.SKIP, Overlap.QUEUE} and (
+            unended := await self._unended(schedule)
+        ):
             if schedule.overlap is Overlap.SKIP:
                 log.info("time skipped: the job before has not ended", schedule=schedule.name)
                 await self._note(schedule, lease, skip(choice.standing, choice.time))
                 return now
             if standing.queued is None:
                 await self._note(schedule, lease, queue(choice.standing, choice.time))
-            return now + QUEUED_SECONDS
+            self._held_back[schedule.name] = unended
+            self._ask_at = min(self._ask_at, now + QUEUED_SECONDS)
+            return self._ask_at
         begun = begin(choice.standing, choice.time)
         if not await self._backend.schedules.begin_slot(schedule.name, lease, begun):
             return math.inf  # it was paused just now; we shall hear of it
@@ -248,12 +261,23 @@ class SchedulerService:
         last = self._standings[schedule.name].last_job_id
         return [job_id for job_id in (last, asked) if job_id is not None]
 
-    async def _still_runs(self, schedule: Schedule) -> bool:
-        for job_id in await self._previous_jobs(schedule):
-            stored = await self._backend.jobs.load(job_id)
-            if stored is not None and not stored.job.is_terminal:
-                return True
-        return False
+    async def _unended(self, schedule: Schedule) -> list[JobId]:
+        previous = await self._previous_jobs(schedule)
+        return sorted(await self._backend.jobs.not_ended(previous))
+
+    async def _let_go(self) -> None:
+        """Forget what is held back by jobs that have ended, if it is time to ask."""
+        now = self._backend.clock.now()
+        if now < self._ask_at:
+            return
+        jobs = {job_id for held_by in self._held_back.values() for job_id in held_by}
+        not_ended = await self._backend.jobs.not_ended(jobs)
+        self._held_back = {
+            name: held_by
+            for name, held_by in self._held_back.items()
+            if not not_ended.isdisjoint(held_by)
+        }
+        self._ask_at = now + QUEUED_SECONDS if self._held_back else math.inf
 
     async def _cancel_previous(self, schedule: Schedule) -> None:
         reason = f"Cancelled by schedule '{schedule.name}': its next time has come."

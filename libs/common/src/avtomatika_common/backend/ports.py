@@ -291,6 +291,10 @@ class JobStore(Protocol):
         """
         ...
 
+    async def not_ended(self, job_ids: Collection[JobId]) -> set[JobId]:
+        """Those of these jobs that have not ended."""
+        ...
+
     async def quarantined(self, owner: str | None = None) -> list[JobId]:
         """Newest first; of one client, or of all (None)."""
         ...

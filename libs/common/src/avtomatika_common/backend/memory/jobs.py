@@ -1,7 +1,7 @@
 """Jobs in memory: created, loaded, committed."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Final
 
@@ -538,6 +538,14 @@ class MemoryJobs(JobStore):
         self._tables.append(record.group, job_id, event)
         if idempotency is not None:
             self._remember(idempotency, job_id, now)
+
+    async def not_ended(self, job_ids: Collection[JobId]) -> set[JobId]:
+        records = {job_id: self._tables.job(job_id) for job_id in job_ids}
+        return {
+            job_id
+            for job_id, record in records.items()
+            if record is not None and record.status not in TERMINAL
+        }
 
     async def quarantined(self, owner: str | None = None) -> list[JobId]:
         found: list[JobId] = []

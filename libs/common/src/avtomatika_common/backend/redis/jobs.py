@@ -1,7 +1,7 @@
 """Jobs in Redis: created, loaded, committed. One round trip each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, cast
 
 import msgspec
@@ -85,6 +85,7 @@ _RESERVE_KEY: Final = script("reserve_key")
 
 _STAGE: Final = script("stage_branches")
 _BRANCHES_AT_ONCE: Final = 256
+_IDS_AT_ONCE: Final = 512
 _STAGED_SECONDS: Final = 3600
 _REMEMBERED_SECONDS: Final = 7 * 86_400
 _CALLS_KNOWN: Final = 2 * MOST_WAITING
@@ -529,6 +530,22 @@ class RedisJobs(JobStore):
         )
         if answer == b"REUSED":
             raise IdempotencyKeyReused
+
+    async def not_ended(self, job_ids: Collection[JobId]) -> set[JobId]:
+        of: dict[str, list[JobId]] = {}
+        for job_id in job_ids:
+            of.setdefault(self._p(job_id), []).append(job_id)
+        asked = [
+            (few, self._commands.command("SMISMEMBER", f"{p}live", *few))
+            for p, theirs in of.items()
+            for first in range(0, len(theirs), _IDS_AT_ONCE)
+            for few in [theirs[first : first + _IDS_AT_ONCE]]
+        ]
+        found: set[JobId] = set()
+        for few, reply in asked:
+            answers = cast("list[int]", await reply)
+            found.update(job_id for job_id, live in zip(few, answers, strict=True) if live)
+        return found
 
     async def quarantined(self, owner: str | None = None) -> list[JobId]:
         found: list[tuple[float, JobId]] = []
