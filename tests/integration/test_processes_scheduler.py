@@ -13,6 +13,7 @@ from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.ids import derived_id
 from avtomatika_core.job import JobId
 from avtomatika_core.schedule import Standing
+from tests.contract.builders import Executor
 from tests.processes import Process, a_process
 from tests.support import until
 
@@ -40,6 +41,9 @@ class Store:
 
         await until(has_run, 20.0, "nobody makes the jobs")
 
+    async def has_jobs(self, count: int) -> bool:
+        return await self.jobs() >= count
+
     async def jobs(self) -> int:
         return sum((await self.redis.jobs.count_by_status()).values())
 
@@ -54,9 +58,11 @@ async def a_store(url: str) -> AsyncGenerator[Store, None]:
         await redis.close()
 
 
-def a_scheduler(url: str, directory: Path) -> AbstractContextManager[Process]:
+def a_scheduler(
+    url: str, directory: Path, toml: str = EACH_SECOND
+) -> AbstractContextManager[Process]:
     path = directory / "schedules.toml"
-    path.write_text(EACH_SECOND)
+    path.write_text(toml)
     settings = {"REDIS_URL": url, "SCHEDULES_CONFIG_PATH": str(path)}
     return a_process("avtomatika_scheduler", directory, **settings)
 
@@ -127,3 +133,32 @@ async def test_a_leader_that_slept_over_its_lease_doubles_none(
             await until(lambda: leader.has_ended() and other.has_ended(), 10.0, "one goes on")
 
             assert await is_one_job_for_each_second(store)
+
+
+async def test_a_time_that_waits_when_its_leader_is_killed_makes_one_job(
+    redis_url: str, tmp_path: Path
+) -> None:
+    toml = EACH_SECOND + 'overlap = "queue"\n'
+    async with a_store(redis_url) as store:
+        with (
+            a_scheduler(redis_url, tmp_path, toml) as one,
+            a_scheduler(redis_url, tmp_path, toml) as two,
+        ):
+            leader, other = await leading(one, two)
+
+            async def is_queued() -> bool:
+                return (await store.standing()).queued is not None
+
+            await until(is_queued, 10.0, "no time waits")
+            queued = (await store.standing()).queued
+            leader.send(signal.SIGKILL)
+            await until(lambda: other.has_said('"lease taken"'), 15.0, "nobody takes over")
+            executor = Executor(store.redis, group="blue")
+            await executor.end(await executor.apply(await executor.read()))
+            await until(lambda: store.has_jobs(2), 10.0, "what waited was lost")
+            second = (await executor.read()).job_id
+            await until(is_queued, 10.0, "no other time waits")
+
+            assert await store.jobs() == 2
+    assert queued is not None
+    assert second == derived_id("schedule", "tick", f"{queued:.3f}")
