@@ -14,11 +14,12 @@ from tests.contract.builders import (
     a_job,
     a_success,
     a_task,
+    fire,
     next_due,
     parallel,
     take,
 )
-from tests.contract.conftest import Open
+from tests.contract.conftest import Open, PassTime
 
 
 async def quarantine(backend: StorageBackend, claim: Claim, reason: str = "why") -> Claim:
@@ -244,3 +245,32 @@ async def test_tries_of_deferred_entries_are_counted(backend: StorageBackend) ->
     stored = await backend.jobs.load(claim.job.id)
     assert stored is not None
     assert stored.tries == 1
+
+
+async def test_an_event_of_a_branch_counts_its_own_tries_and_begins_anew_when_replayed(
+    backend: StorageBackend, pass_time: PassTime
+) -> None:
+    executor = Executor(backend)
+    waiting = await executor.run(await executor.start(), parallel(a_task(), a_task()))
+    task = (await backend.board.heads(0, 1))[0]
+    await backend.board.lease(task.task_id, task.job_id, 1, WorkerId("worker-1"), 1)
+    event = a_success(backend, task.task_id)
+    await backend.board.end_lease(task.job_id, WorkerId("worker-1"), event)
+    tries: list[int] = []
+    for _ in range(2):
+        delivery = await executor.read()
+        tries.append(delivery.tries)
+        await backend.inbox.defer(delivery, 0.02, failed=True)
+        await pass_time(0.03)
+        await fire(backend)
+    failed = await executor.read()
+    await backend.inbox.set_aside(failed, "no")
+    await backend.dead_events.replay((await the_dead_event(backend)).dead_id)
+
+    replayed = await executor.read()
+
+    stored = await backend.jobs.load(waiting.job.id)
+    assert stored is not None
+    assert stored.tries == 0
+    assert [*tries, failed.tries, replayed.tries] == [0, 1, 2, 0]
+    assert (replayed.event, replayed.is_branch) == (failed.event, True)

@@ -350,6 +350,61 @@ async def test_a_signal_that_carries_a_run_is_a_try(backend: StorageBackend) -> 
     assert (await loaded(backend, claim)).tries == 1
 
 
+async def test_a_deferred_signal_keeps_its_number_and_its_data(
+    backend: StorageBackend, pass_time: PassTime
+) -> None:
+    executor = Executor(backend)
+    claim = await executor.start()
+    for amount in (1, 2):
+        await send(backend, claim.job.id, amount=amount)
+    first, second = await executor.read_all()
+    await backend.inbox.defer(first, 0.05)
+    await executor.apply(second)
+    await pass_time(0.06)
+    await fire(backend)
+
+    await executor.apply(await executor.read())
+
+    kept = (await loaded(backend, claim)).job.signals.kept
+    assert [signal.data for signal in kept] == [{"amount": 1}, {"amount": 2}]
+
+
+async def test_a_signal_that_failed_and_comes_again_is_no_other_try_of_its_job(
+    backend: StorageBackend, pass_time: PassTime
+) -> None:
+    dead = Executor(backend, "dead")
+    claim = await dead.run(await dead.start(), WAIT)
+    await send(backend, claim.job.id)
+    await backend.inbox.defer(await dead.read(), 0.05, failed=True)
+    failed = (await loaded(backend, claim)).tries
+    await pass_time(0.06)
+    await fire(backend)
+    await dead.read()
+
+    await backend.inbox.take_over("default", "dead", "mine", 20)
+
+    assert (failed, (await loaded(backend, claim)).tries) == (1, 1)
+
+
+async def test_a_replayed_signal_reaches_its_job_once(backend: StorageBackend) -> None:
+    executor = Executor(backend, "dead")
+    claim = await executor.run(await executor.start(), WAIT)
+    await send(backend, claim.job.id, amount=3)
+    await backend.inbox.set_aside(await executor.read(), "no")
+    [dead] = await backend.dead_events.newest(10)
+
+    replays = [await backend.dead_events.replay(dead.dead_id) for _ in range(2)]
+
+    [again] = await executor.read_all()
+    [taken] = await backend.inbox.take_over("default", "dead", "mine", 20)
+    assert replays == [True, False]
+    assert taken.event == again.event
+    assert (await loaded(backend, claim)).tries == 0
+    await Executor(backend, "mine").apply(taken)
+    job = (await loaded(backend, claim)).job
+    assert (job.state, job.data.state_history, job.signals.taken) == ("next", {"amount": 3}, 1)
+
+
 async def test_a_signal_opens_no_approval_that_was_decided(backend: StorageBackend) -> None:
     executor = Executor(backend)
     claim = await executor.run(await executor.start(), APPROVAL)

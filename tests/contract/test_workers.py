@@ -188,6 +188,34 @@ async def test_who_is_late_goes_on_as_before_if_nobody_has_acted_on_it(
     assert await backend.board.holder(claim.job.id, claim.task_id) == ME
 
 
+@pytest.mark.parametrize("change", ["keep_hold", "stop"])
+async def test_what_is_decided_about_a_late_worker_s_task_reaches_it(
+    backend: StorageBackend, pass_time: PassTime, change: str
+) -> None:
+    """Nobody has acted on its lateness: it has the task, and hears of it when it is back."""
+    executor = Executor(backend)
+    registered = await backend.workers.register(ME, with_places(1), 0.05)
+    claim = await executor.dispatch()
+    await take(backend, incarnation=registered.incarnation)
+    if change == "stop":
+        await relay_all(backend)
+        await backend.jobs.request_cancel(claim.job.id, a_cancel(backend))
+        await executor.apply(await executor.read())
+    await pass_time(0.06)
+
+    await relay_all(backend)  # while it is late
+
+    beat = await backend.workers.beat(ME, None, TTL)
+    assert beat is not None
+    if change == "stop":
+        assert list(beat.cancel_task_ids) == [claim.task_id]
+        return
+    assert await held_by(backend) == 1
+    async with backend.liveness.keep(GATEWAY):
+        await poll(backend)
+        assert await match_one(backend.workers, ME, some_task()) is MatchAnswer.FULL
+
+
 async def test_whoever_matches_hears_of_one_who_is_late(
     backend: StorageBackend, pass_time: PassTime
 ) -> None:
@@ -213,6 +241,38 @@ async def test_who_leaves_late_gives_back_its_tasks_uncounted(
     await backend.relay.return_lost()
 
     assert await backend.board.length() == 1
+
+
+async def test_the_lease_of_one_who_is_late_keeps_its_place(
+    backend: StorageBackend, pass_time: PassTime
+) -> None:
+    registered = await backend.workers.register(ME, with_places(1), 0.05)
+    await Executor(backend).dispatch()
+    await take(backend, incarnation=registered.incarnation)
+    await pass_time(0.06)
+
+    await relay_all(backend)
+    await backend.workers.beat(ME, None, TTL)
+
+    assert await held_by(backend) == 1
+
+
+async def test_one_who_is_late_is_told_to_stop_when_it_is_heard_of_again(
+    backend: StorageBackend, pass_time: PassTime
+) -> None:
+    executor = Executor(backend)
+    registered = await backend.workers.register(ME, a_document(), 0.05)
+    claim = await executor.dispatch()
+    await take(backend, incarnation=registered.incarnation)
+    await pass_time(0.06)
+
+    await backend.jobs.request_cancel(claim.job.id, a_cancel(backend))
+    await executor.apply(await executor.read())
+    await relay_all(backend)
+
+    beat = await backend.workers.beat(ME, None, TTL)
+    assert beat is not None
+    assert list(beat.cancel_task_ids) == [claim.task_id]
 
 
 async def test_a_heartbeat_and_a_poll_renew_it(
