@@ -3,7 +3,7 @@
 import pytest
 
 from avtomatika_common.backend.ports import DEAD_EVENTS_KEPT, DeadEvent, LostClaim, StorageBackend
-from avtomatika_core.events import JobSetAside
+from avtomatika_core.events import JobSetAside, TaskSucceeded
 from avtomatika_core.job import JobStatus, WorkerId
 from avtomatika_core.machine import step
 from tests.contract.builders import (
@@ -273,4 +273,6 @@ async def test_an_event_of_a_branch_counts_its_own_tries_and_begins_anew_when_re
     assert stored is not None
     assert stored.tries == 0
     assert [*tries, failed.tries, replayed.tries] == [0, 1, 2, 0]
-    assert (replayed.event, replayed.is_branch) == (failed.event, True)
+    assert isinstance(replayed.event, TaskSucceeded)
+    assert (replayed.event.task_id, replayed.event.data) == (task.task_id, event.data)
+    assert replayed.is_branch
