@@ -27,6 +27,7 @@ from avtomatika_core.redrive import redrive
 from tests.contract.builders import (
     RULES,
     TO_END,
+    WAIT,
     Claim,
     Executor,
     a_cancel,
@@ -289,6 +290,42 @@ async def test_a_handler_that_ran_before_the_end_does_not_count_after_a_redrive(
     assert not await backend.jobs.is_wanted(claim.job.id, claim.job.run)
     assert await backend.inbox.drop(claim.delivery) is DropAnswer.DROPPED
     assert (await carried(executor)).job.state == "start"
+
+
+async def test_a_signal_that_was_on_its_way_at_the_end_is_kept_for_the_redrive(
+    backend: StorageBackend,
+) -> None:
+    executor = Executor(backend)
+    claim = await executor.start()
+    signal = SignalReceived(at=backend.clock.now(), name="paid", data={"amount": 3})
+    await backend.jobs.send_signal(claim.job.id, signal)
+    ended = await executor.raised(claim, is_final=True)
+
+    await executor.apply(await executor.read())
+
+    assert await backend.inbox.length() == 0
+    assert await backend.jobs.quarantined() == [ended.job.id]
+    assert await backend.jobs.count_by_status() == {JobStatus.QUARANTINED: 1}
+    await run_again(backend, await loaded(backend, ended.job.id))
+    again = await executor.run(await carried(executor), WAIT)
+    assert (again.job.state, again.job.data.state_history) == ("next", {"amount": 3})
+
+
+async def test_a_signal_kept_after_the_end_does_not_lengthen_the_retention(
+    open_backend: Open, bench: Bench, pass_time: PassTime
+) -> None:
+    backend = await open_backend(retention_seconds=1)
+    executor = Executor(backend)
+    claim = await executor.start()
+    signal = SignalReceived(at=backend.clock.now(), name="paid")
+    await backend.jobs.send_signal(claim.job.id, signal)
+    await executor.raised(claim, is_final=True)
+    await executor.apply(await executor.read())
+
+    await pass_time(1.1)
+
+    assert await backend.jobs.load(claim.job.id) is None
+    assert not [key for key in await bench.contents() if claim.job.id in key]
 
 
 async def test_a_dead_event_of_a_redriven_job_does_not_bring_it_back_to_where_it_was(

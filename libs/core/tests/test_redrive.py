@@ -34,10 +34,10 @@ from msgspec.structs import replace
 
 from avtomatika_core.commands import OfferTask, ResumeParent
 from avtomatika_core.events import BranchesDone, Event, JobSetAside, JobTimedOut
-from avtomatika_core.job import Job, JobData, JobId, JobStatus, Parent
+from avtomatika_core.job import REDRIVABLE, Job, JobData, JobId, JobStatus, Parent
 from avtomatika_core.machine import step
 from avtomatika_core.outcomes import DispatchTask, Rules, TaskRequest, TransitionTo
-from avtomatika_core.redrive import REDRIVABLE, redrive
+from avtomatika_core.redrive import redrive
 
 AGAIN = LATER + 100
 

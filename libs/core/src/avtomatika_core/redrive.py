@@ -3,15 +3,11 @@
 It is no event: whatever comes late to a job that has ended leaves it as it is.
 """
 
-from typing import Final
-
 import msgspec
 from msgspec.structs import replace
 
 from avtomatika_core.commands import RecordFact
-from avtomatika_core.job import Head, Job, JobStatus
-
-REDRIVABLE: Final = frozenset({JobStatus.FAILED, JobStatus.QUARANTINED})
+from avtomatika_core.job import REDRIVABLE, Head, Job, JobStatus
 
 
 class Redriven(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -14,8 +14,8 @@ from avtomatika_common.documents import job_document
 from avtomatika_common.history import HistoryReader
 from avtomatika_common.logs import get_logger
 from avtomatika_core.events import CancelRequested
-from avtomatika_core.job import JobId, JobStatus
-from avtomatika_core.redrive import REDRIVABLE, redrive
+from avtomatika_core.job import REDRIVABLE, JobId, JobStatus
+from avtomatika_core.redrive import redrive
 from avtomatika_gateway.access import Access, ApiClient
 from avtomatika_gateway.blueprints import Blueprints
 from avtomatika_gateway.bodies import job_id_in, json_response, read_object
