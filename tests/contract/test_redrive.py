@@ -328,6 +328,23 @@ async def test_a_signal_kept_after_the_end_does_not_lengthen_the_retention(
     assert not [key for key in await bench.contents() if claim.job.id in key]
 
 
+async def test_tries_of_what_was_left_behind_do_not_count_for_a_redriven_job(
+    backend: StorageBackend, pass_time: PassTime
+) -> None:
+    dead, executor = Executor(backend, "dead"), Executor(backend)
+    claim = await dead.start(a_job(backend, timeout_seconds=0.5))
+    await pass_time(0.51)
+    await fire(backend)
+    await executor.apply(await executor.read())
+    await backend.inbox.take_over("default", "dead", executor.name, 20)
+    stored = await loaded(backend, claim.job.id)
+    assert stored.tries == 1
+
+    await run_again(backend, stored)
+
+    assert (await loaded(backend, claim.job.id)).tries == 0
+
+
 async def test_a_dead_event_of_a_redriven_job_does_not_bring_it_back_to_where_it_was(
     backend: StorageBackend,
 ) -> None:
