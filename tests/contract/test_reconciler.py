@@ -18,6 +18,7 @@ from avtomatika_core.events import (
 )
 from avtomatika_core.job import ChildWait, JobId, JobStatus, TaskId, WorkerId
 from avtomatika_core.outcomes import Action, RunBlueprint, Sleep
+from avtomatika_core.redrive import redrive
 from avtomatika_core.retry_policy import RetryPolicy
 from avtomatika_watcher import Settings
 from avtomatika_watcher.reconciler import Reconciler
@@ -491,6 +492,27 @@ async def test_a_job_whose_end_at_its_deadline_is_lost_times_out_and_is_not_canc
 
     await backend.inbox.pending("default", executor.name)  # its group is made again
     assert (await executor.apply(await executor.read())).job.status is JobStatus.FAILED
+
+
+async def test_a_redriven_job_s_deadline_is_mended_to_its_new_time(
+    backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor
+) -> None:
+    claim = await executor.start(a_job(backend, timeout_seconds=60.0))
+    await executor.raised(claim, is_final=True)
+    await laps.pass_time(0.1)
+    broken = await backend.jobs.load(claim.job.id)
+    assert broken is not None
+    again = redrive(broken.job, backend.clock.now())
+    await backend.jobs.redrive(broken, again)
+    assert again.deadline is not None
+    assert again.deadline > claim.job.origin.created_at + 60.05
+    await hands.lose_timer("job", claim.job.id, "")
+
+    assert await laps.run(2) == {"deadline": 1}
+
+    found = await backend.timers.next_due(0)
+    assert found is not None
+    assert 0 <= found - again.deadline < 0.002
 
 
 # --- what belongs to nothing

@@ -16,6 +16,7 @@ from avtomatika_core.job import JobStatus
 from avtomatika_executor import ExecutorService, Settings
 from tests.blueprints import counting_chain
 from tests.conftest import REDIS_BINARIES, missing
+from tests.integration.blueprints import a_blueprint
 from tests.integration.sites import a_site
 from tests.interop.door import CLIENT_TOKEN
 from tests.jobs import create_job, ended
@@ -182,3 +183,37 @@ async def test_executors_that_start_on_a_full_redis_do_what_waits(
         await again.close()
 
     assert {job.status for job in jobs} == {JobStatus.FINISHED}
+
+
+async def test_a_full_redis_redrives_no_job_and_leaves_it_as_it_is(
+    small_redis: RedisServer,
+) -> None:
+    """R62."""
+    is_mended = False
+
+    def start(actions: ActionFactory) -> None:
+        if not is_mended:
+            raise OSError("broken")
+        actions.transition_to("done")
+
+    async with Redis.from_url(small_redis.url) as client:
+        storage = RedisStorage(client)
+        blueprint = a_blueprint("b", start=start)
+        settings = {"AVTOMATIKA_DURABILITY": "fast", "JOB_MAX_RETRIES": "0"}
+        async with a_site(storage, [blueprint], **settings) as site:
+            door = site.door
+            job_id = await door.create("b")
+            await door.ended(job_id)
+            await fill(client)
+
+            refused = await door.ask("POST", f"/jobs/{job_id}/redrive")
+            listed = await door.ask("GET", "/jobs/quarantined")
+            await make_room(client)
+            is_mended = True
+            accepted = await door.ask("POST", f"/jobs/{job_id}/redrive")
+            document = await door.ended(job_id)
+
+    assert refused.error == (503, "No new work is taken now, try again later.")
+    assert listed.json == [job_id]
+    assert accepted.status == 202
+    assert document["status"] == "finished"

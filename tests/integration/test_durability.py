@@ -18,6 +18,7 @@ from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.lifecycle import StartupError
 from avtomatika_core.events import SignalReceived, WorkerEventArrived
 from avtomatika_core.job import JobStatus, WorkerId
+from avtomatika_core.redrive import redrive
 from tests.conftest import REDIS_BINARIES, missing
 from tests.contract.builders import (
     APPROVAL,
@@ -197,6 +198,10 @@ async def test_every_answer_to_the_outside_waits_for_the_replica(servers: Server
     async with a_store(servers.main.url) as store:
         executor = Executor(store)
         asked = await executor.run(await executor.start(), APPROVAL)
+        broken = await store.jobs.load(
+            (await executor.raised(await executor.start(), is_final=True)).job.id
+        )
+        assert broken is not None
         with_worker = await executor.dispatch()
         await take(store)
         wait = asked.job.head.wait
@@ -220,6 +225,7 @@ async def test_every_answer_to_the_outside_waits_for_the_replica(servers: Server
             ),
             lambda: store.jobs.send_signal(asked.job.id, SignalReceived(at=1.0, name="paid")),
             lambda: store.jobs.request_cancel(with_worker.job.id, a_cancel(store)),
+            lambda: store.jobs.redrive(broken, redrive(broken.job, 1.0)),
         ]
 
         replica.freeze()

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from avtomatika_common.backend.ports import StoreOptions
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_core.job import Job, JobId, JobStatus
+from avtomatika_core.redrive import redrive
 from tests import blueprints_for_processes as blueprints
 from tests.jobs import create_job, ended
 from tests.processes import Process, a_process
@@ -95,6 +96,39 @@ async def test_jobs_of_a_killed_executor_end_once(
     assert all(steps_of(job) == STEPS for job in jobs)
     assert two.popen.pid in who_ran(jobs)
     assert took < 12
+
+
+async def test_a_job_that_is_redriven_between_kills_ends_once(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """R1, R62: no executor is there when it is redriven, and the next one dies of it, too."""
+    log = tmp_path / "there" / "runs"
+    async with a_store(redis_url) as store:
+        with an_executor(redis_url, tmp_path, JOB_MAX_RETRIES="0") as one:
+            await serving(one)
+            job_id = await create_job(store, blueprints.slow, log=str(log), seconds=0.5)
+            assert (await ended(store, job_id)).status is JobStatus.QUARANTINED
+            one.send(signal.SIGKILL)
+            await until(one.has_ended)
+        log.parent.mkdir()
+        broken = await store.jobs.load(job_id)
+        assert broken is not None
+        await store.jobs.redrive(broken, redrive(broken.job, store.clock.now()))
+        with an_executor(redis_url, tmp_path) as two, an_executor(redis_url, tmp_path) as three:
+            await serving(two, three)
+            await until(lambda: len(runs(log)) == 2, message="it does not come to its second state")
+            running = int(runs(log)[-1][0])
+            killed = two if two.popen.pid == running else three
+            killed.send(signal.SIGKILL)
+            [job] = await all_ended(store, [job_id], 15.0)
+            await until(lambda: is_empty(store))
+
+        counts = await store.jobs.count_by_status()
+
+    assert job.status is JobStatus.FINISHED
+    assert steps_of(job) == STEPS
+    assert len(who_ran([job])) == 2
+    assert counts == {JobStatus.FINISHED: 1}
 
 
 async def test_an_executor_that_slept_too_long_writes_nothing(

@@ -83,6 +83,8 @@ async def live_through_everything(site: Site, hooks: Hooks, round_number: int) -
     assert (await door.ask("POST", f"/jobs/{made['waiting']}/signals/go", {})).status < 300
     for job_id in made.values():
         await door.ended(job_id)
+    assert (await door.ask("POST", f"/jobs/{made['broken']}/redrive")).status == 202
+    await door.ended(made["broken"])
     assert (await door.ask("DELETE", f"/jobs/quarantined/{made['broken']}")).status == 200
     assert (await door.call("DELETE", f"/_worker/workers/{name}")).status == 200
     await until(site.is_idle, message="something is left to do")

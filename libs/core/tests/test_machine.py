@@ -78,6 +78,7 @@ from avtomatika_core.events import (
     TimerFired,
 )
 from avtomatika_core.job import (
+    REDRIVABLE,
     TERMINAL,
     ApprovalWait,
     BranchesWait,
@@ -94,6 +95,7 @@ from avtomatika_core.job import (
     TaskId,
     TaskRetryWait,
     TaskWait,
+    is_beside,
     new_job,
 )
 from avtomatika_core.machine import APPLIES_IN, step
@@ -114,8 +116,11 @@ def test_every_event_has_its_row_in_the_table() -> None:
     assert set(APPLIES_IN) == set(get_args(Event))
 
 
-def test_no_event_applies_to_a_job_that_has_ended() -> None:
-    assert not any(statuses & TERMINAL for statuses in APPLIES_IN.values())
+def test_only_signals_apply_to_a_job_that_has_ended_and_may_run_again() -> None:
+    applies = {event: statuses & TERMINAL for event, statuses in APPLIES_IN.items()}
+
+    assert applies.pop(SignalReceived) == REDRIVABLE
+    assert not any(applies.values())
 
 
 def test_something_can_happen_in_every_status_that_is_not_the_end() -> None:
@@ -147,6 +152,16 @@ def every_event(job: Job) -> list[Event]:
         CancelRequested(at=LATER),
         JobSetAside(at=LATER, reason="poison"),
     ]
+
+
+def test_a_signal_that_comes_after_the_end_is_kept_and_nothing_else_changes() -> None:
+    job = step(a_job(), raised(a_job(), is_definition_error=True), RULES).job
+
+    result = step(job, a_signal(), RULES)
+
+    assert is_beside(job, result.job)
+    assert [signal.number for signal in result.job.signals.kept] == [1]
+    assert result.commands == ()
 
 
 def test_every_event_is_tried_on_a_job_that_has_ended() -> None:

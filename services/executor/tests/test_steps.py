@@ -296,6 +296,23 @@ async def test_a_job_that_ends_badly_is_one_warning(
     assert vars(line)["error"] == "Task failed after 2 attempts: no disk"
 
 
+async def test_a_signal_that_comes_after_a_bad_end_is_kept_and_no_second_warning(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    blueprint = a_blueprint({"a": dispatch({"success": "end"})})
+    async with running(world.executor(blueprint, max_retries=0)):
+        job_id = await world.create(blueprint)
+        await world.fail(await world.take())
+        await world.send(job_id)
+        await world.end_of(job_id)
+        await world.until_all_is_answered()
+
+    assert len((await world.job(job_id)).signals.kept) == 1
+    assert [one.message for one in caplog.records if one.levelno >= logging.WARNING] == [
+        "job quarantined"
+    ]
+
+
 @pytest.mark.parametrize(("end", "words"), [("failed", ["job failed"]), ("end", [])])
 async def test_only_a_bad_end_state_is_a_warning(
     world: World, caplog: pytest.LogCaptureFixture, end: str, words: list[str]

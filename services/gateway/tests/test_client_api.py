@@ -186,6 +186,7 @@ async def test_a_gateway_without_client_api_serves_workers_only() -> None:
         ("GET", "/api/jobs"),
         ("GET", f"/api/jobs/{UNKNOWN}"),
         ("POST", f"/api/jobs/{UNKNOWN}/cancel"),
+        ("POST", f"/api/jobs/{UNKNOWN}/redrive"),
         ("GET", f"/api/jobs/{UNKNOWN}/history"),
         ("GET", "/api/jobs/quarantined"),
         ("DELETE", f"/api/jobs/quarantined/{UNKNOWN}"),
@@ -237,6 +238,7 @@ async def test_an_unknown_job_is_not_found(door: Door, job_id: str) -> None:
     for method, path in (
         ("GET", f"/api/jobs/{job_id}"),
         ("POST", f"/api/jobs/{job_id}/cancel"),
+        ("POST", f"/api/jobs/{job_id}/redrive"),
         ("GET", f"/api/jobs/{job_id}/history"),
         ("DELETE", f"/api/jobs/quarantined/{job_id}"),
     ):

@@ -53,15 +53,16 @@ async def test_another_client_s_job_is_an_unknown_job(http: Http) -> None:
                 ("GET", job_id),
                 ("GET", f"{job_id}/history"),
                 ("DELETE", f"quarantined/{job_id}"),
+                ("POST", f"{job_id}/redrive"),
                 ("POST", f"{job_id}/cancel"),
             )
         ]
         for name in ("b", "root", "a")
     }
 
-    assert statuses["b"] == [404, 404, 404, 404]
-    assert statuses["root"] == [200, 200, 404, 200]
-    assert statuses["a"] == [200, 200, 404, 200]
+    assert statuses["b"] == [404, 404, 404, 404, 404]
+    assert statuses["root"] == [200, 200, 404, 409, 200]
+    assert statuses["a"] == [200, 200, 404, 409, 200]
 
 
 async def test_lists_hold_the_client_s_own_jobs(http: Http, door: Door) -> None:

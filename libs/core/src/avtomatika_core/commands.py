@@ -114,6 +114,7 @@ class RecordFact(_Command, frozen=True, kw_only=True):
         "approval_received",
         "signal_received",
         "job_cancelled",
+        "job_redriven",
         "job_completed",
     ]
     at: float

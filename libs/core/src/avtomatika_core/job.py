@@ -33,6 +33,9 @@ TERMINAL: Final = frozenset(
     {JobStatus.FINISHED, JobStatus.FAILED, JobStatus.QUARANTINED, JobStatus.CANCELLED}
 )
 
+REDRIVABLE: Final = frozenset({JobStatus.FAILED, JobStatus.QUARANTINED})
+"""A job that ended so may run again (`redrive.py`)."""
+
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     pass

@@ -50,6 +50,7 @@ from avtomatika_core.events import (
     WorkerEventArrived,
 )
 from avtomatika_core.job import (
+    REDRIVABLE,
     TERMINAL,
     ApprovalWait,
     BranchesWait,
@@ -123,7 +124,7 @@ APPLIES_IN: Final[Mapping[type[Event], frozenset[JobStatus]]] = {
             JobStatus.WAITING_FOR_SIGNAL,
         }
     ),
-    SignalReceived: _OPEN,
+    SignalReceived: _OPEN | REDRIVABLE,  # kept: the job may run again
     JobTimedOut: _OPEN,
     CancelRequested: _OPEN,
     JobSetAside: _OPEN,
@@ -657,7 +658,7 @@ def _decided(job: Job, event: ApprovalDecided, rules: Rules) -> Step:
 
 def _signal_received(job: Job, event: SignalReceived, rules: Rules) -> Step:
     """The wait for it takes it. Else it is kept: also by a job that is being stopped, for that may
-    lead to another state."""
+    lead to another state, and by one that was stopped while it was on its way."""
     if job.signals.know(event.number):
         return Step(job)
     signal = Signal(number=event.number, name=event.name, data=event.data)

@@ -260,8 +260,10 @@ class Advances:
                     return None
                 stored = again
                 continue
+            if is_beside(stored.job, result.job):
+                return None
             await self._report(committed, result)
-            return None if is_beside(stored.job, result.job) else committed
+            return committed
 
     @staticmethod
     def _decided(stored: Stored, event: Event, rules: Rules) -> Step:

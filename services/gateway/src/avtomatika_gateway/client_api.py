@@ -8,13 +8,14 @@ from typing import Any, Final
 from aiohttp import web
 from msgspec.structs import asdict
 
-from avtomatika_common.backend.ports import Backend, CatalogueEntry, JobNotFound
+from avtomatika_common.backend.ports import Backend, CatalogueEntry, JobNotFound, StaleJob
 from avtomatika_common.contracts import input_problem
 from avtomatika_common.documents import job_document
 from avtomatika_common.history import HistoryReader
 from avtomatika_common.logs import get_logger
 from avtomatika_core.events import CancelRequested
-from avtomatika_core.job import JobId, JobStatus
+from avtomatika_core.job import REDRIVABLE, JobId, JobStatus
+from avtomatika_core.redrive import redrive
 from avtomatika_gateway.access import Access, ApiClient
 from avtomatika_gateway.blueprints import Blueprints
 from avtomatika_gateway.bodies import job_id_in, json_response, read_object
@@ -26,7 +27,7 @@ from avtomatika_gateway.job_requests import (
     parse_job_request,
     requested_job,
 )
-from avtomatika_gateway.refusals import BadRequest, NotFound
+from avtomatika_gateway.refusals import BadRequest, Conflict, NotFound
 from avtomatika_gateway.settings import Settings
 from avtomatika_gateway.signals import Signals
 from avtomatika_gateway.skills import skill_catalog
@@ -91,6 +92,7 @@ class ClientApi:
                     ),
                     web.get(f"{prefix}/jobs/{{job_id}}", self._for_client(self._get)),
                     web.post(f"{prefix}/jobs/{{job_id}}/cancel", self._for_client(self._cancel)),
+                    web.post(f"{prefix}/jobs/{{job_id}}/redrive", self._for_client(self._redrive)),
                     web.post(
                         f"{prefix}/jobs/{{job_id}}/signals/{{name}}",
                         self._for_client(self._signals.send),
@@ -225,6 +227,22 @@ class ClientApi:
         log.info("cancel requested", job_id=job_id, client=client.name)
         outcome = "sent" if any(told) else "accepted"
         return json_response({"status": f"cancellation_request_{outcome}"})
+
+    async def _redrive(self, request: web.Request, client: ApiClient) -> web.Response:
+        job_id = job_id_in(request)
+        while True:
+            stored = await visible_job(self._jobs, job_id, client)
+            if stored.job.status not in REDRIVABLE:
+                raise Conflict(
+                    "Only a quarantined or failed job can be redriven; this one is "
+                    f"{stored.job.status}."
+                )
+            try:
+                await self._jobs.redrive(stored, redrive(stored.job, self._clock.now()))
+            except StaleJob:
+                continue
+            log.info("job redriven", job_id=job_id, client=client.name)
+            return json_response({"status": "accepted", "job_id": job_id}, 202)
 
     async def _why(self, request: web.Request, client: ApiClient) -> web.Response:
         job_id = job_id_in(request)

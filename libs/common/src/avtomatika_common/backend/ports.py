@@ -35,6 +35,7 @@ from avtomatika_core.job import (
     TaskId,
     WorkerId,
 )
+from avtomatika_core.redrive import Redriven
 from avtomatika_core.schedule import Schedule, Standing
 
 
@@ -293,6 +294,15 @@ class JobStore(Protocol):
 
     async def not_ended(self, job_ids: Collection[JobId]) -> set[JobId]:
         """Those of these jobs that have not ended."""
+        ...
+
+    async def redrive(self, stored: Stored, redriven: Redriven) -> None:
+        """Let a job that has ended run again; a new entry of its inbox carries it.
+
+        What its end took it has back: it is listed as live and no longer as quarantined, is counted
+        by its new status, and nothing of it is forgotten before it ends again. Repeating the call
+        with the same arguments changes nothing. Raises JobNotFound, StaleJob, StoreFull.
+        """
         ...
 
     async def quarantined(self, owner: str | None = None) -> list[JobId]:

@@ -42,15 +42,11 @@ class MemoryDeadEvents(DeadEvents):
         if was.status is JobStatus.WAITING_FOR_PARALLEL_TASKS and record.open:
             return
         record.renew_fence(str(tables.number()))
-        tables.set_status(record, was.status)
+        tables.reopen_job(job_id, record, was.status, was.deadline)
         record.origin, record.head, record.data = was.origin, was.head, was.data
         record.wait, record.cancelled = was.wait, was.cancelled
         record.claim = dead.entry.entry_id if was.is_claim else None
         record.tries = 0
-        record.expires_at = None
-        if was.deadline is not None:
-            tables.set_timer("job", job_id, "", was.deadline)
-        tables.quarantined.pop(job_id, None)
 
     async def delete(self, dead_id: str) -> bool:
         return self._tables.dead.pop(dead_id, None) is not None

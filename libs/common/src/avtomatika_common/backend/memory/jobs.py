@@ -76,6 +76,7 @@ from avtomatika_core.job import (
     WorkerId,
     is_beside,
 )
+from avtomatika_core.redrive import Redriven
 from avtomatika_core.signals import MOST_WAITING
 
 _REMEMBERED_SECONDS: Final = 7 * 86_400.0
@@ -546,6 +547,27 @@ class MemoryJobs(JobStore):
             for job_id, record in records.items()
             if record is not None and record.status not in TERMINAL
         }
+
+    async def redrive(self, stored: Stored, redriven: Redriven) -> None:
+        tables, job = self._tables, redriven.job
+        record = tables.job(job.id)
+        if record is None:
+            raise JobNotFound
+        if record.nonce == stored.next_nonce:
+            return
+        if record.fence != stored.fence:
+            raise StaleJob
+        record.renew_fence(stored.next_nonce)
+        record.head = codec.pack(job.head)
+        record.run = job.run
+        record.cancelled = job.cancelled
+        record.tries = 0
+        record.deadline = redriven.deadline
+        tables.reopen_job(job.id, record, job.status, redriven.deadline)
+        record.claim = tables.append(record.group, job.id, _CONTINUE)
+        if tables.options.keep_facts:
+            fact = pack_fact(job, redriven.fact, record.fence, 0)
+            tables.add_work(tables.facts, job.id, fact)
 
     async def quarantined(self, owner: str | None = None) -> list[JobId]:
         found: list[JobId] = []

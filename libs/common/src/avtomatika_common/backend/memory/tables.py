@@ -355,6 +355,16 @@ class Tables:
             self.ends.append((record.expires_at, job_id))
         self.forget_ended(now)
 
+    def reopen_job(
+        self, job_id: JobId, record: JobRecord, status: JobStatus, deadline: float | None
+    ) -> None:
+        """What `end_job` did is undone."""
+        self.set_status(record, status)
+        record.expires_at = None
+        self.quarantined.pop(job_id, None)
+        if deadline is not None:
+            self.set_timer("job", job_id, "", deadline)
+
     def forget_ended(self, now: float) -> None:
         while self.ends and self.ends[0][0] <= now:
             job_id = self.ends.popleft()[1]

@@ -73,6 +73,7 @@ from avtomatika_core.job import (
     WorkerId,
     is_beside,
 )
+from avtomatika_core.redrive import Redriven
 from avtomatika_core.signals import MOST_WAITING
 
 _CREATE: Final = script("create_job")
@@ -82,6 +83,7 @@ _DECIDE: Final = script("decide_approval")
 _SETTLE: Final = script("settle_branch")
 _SIGNAL: Final = script("send_signal")
 _RESERVE_KEY: Final = script("reserve_key")
+_REDRIVE: Final = script("redrive_job")
 
 _STAGE: Final = script("stage_branches")
 _BRANCHES_AT_ONCE: Final = 256
@@ -546,6 +548,26 @@ class RedisJobs(JobStore):
             answers = cast("list[int]", await reply)
             found.update(job_id for job_id, live in zip(few, answers, strict=True) if live)
         return found
+
+    async def redrive(self, stored: Stored, redriven: Redriven) -> None:
+        job, fence = redriven.job, next_fence(stored)
+        p = self._p(job.id)
+        fact = b""
+        if self._options.keep_facts:
+            fact = pack_fact(job, redriven.fact, fence, 0)
+        answer = await self._commands.script(
+            _REDRIVE,
+            [keys.job(p, job.id)],
+            [
+                p, job.id, stored.fence, fence, job.status, job.run, codec.pack(job.head),
+                _CONTINUE, milliseconds(redriven.deadline), fact,
+            ],
+            outward=True,
+        )  # fmt: skip
+        if answer == b"NONE":
+            raise JobNotFound
+        if answer == b"STALE":
+            raise StaleJob
 
     async def quarantined(self, owner: str | None = None) -> list[JobId]:
         found: list[tuple[float, JobId]] = []

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 --@include tasks
+--@include reopen
 --[[
   Put a dead event back into its lane. A job that was quarantined with it, and that nothing has changed
   since, is again what it was; not one whose open branches were closed then.
@@ -45,16 +46,5 @@ for _, part in ipairs({'input', 'data'}) do
     redis.call('HSET', job, part, kept[part])
   end
 end
-for _, suffix in ipairs({'', ':res', ':prog', ':ev', ':done', ':sig'}) do
-  redis.call('PERSIST', job .. suffix)
-end
-if kept.deadline and kept.deadline ~= '' then
-  set_timer(p, 'j', job_id, '', kept.deadline)
-end
-redis.call('SADD', p .. 'live', job_id)
-redis.call('ZREM', p .. 'quar', job_id)
-for _, owner in ipairs(now[2] == '' and {''} or {'', '|' .. now[2]}) do
-  redis.call('HINCRBY', p .. 'count', 'quarantined' .. owner, -1)
-  redis.call('HINCRBY', p .. 'count', kept.status .. owner, 1)
-end
+reopen_job(p, job_id, now[2], 'quarantined', kept.status, kept.deadline or '')
 return 1
