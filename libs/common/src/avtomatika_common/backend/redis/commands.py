@@ -5,6 +5,7 @@ sent again. Blocking reads have connections of their own.
 """
 
 import asyncio
+import math
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -19,9 +20,11 @@ from avtomatika_common.backend.redis.connection import (
     ANSWER_SECONDS,
     NETWORK_ERRORS,
     Argument,
+    address_of,
     connected,
     pack,
     passes,
+    server_of,
     words,
 )
 from avtomatika_common.backend.redis.pipeline import ConnectionLost, Pipeline
@@ -37,6 +40,7 @@ _REPLICAS_MS: Final = 1000
 _ONLINE_REPLICA: Final = re.compile(rb"^slave\d+:.*\bstate=online\b", re.MULTILINE)
 _BEGIN_WAIT: Final = pack(("EVAL", script("begin_wait").source, 1, keys.META))
 _ASK_INFO: Final = pack(("INFO", "replication"))
+_ASK_LEAST: Final = pack(("CONFIG", "GET", "min-replicas-to-write"))
 _BACKOFF_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -65,14 +69,16 @@ class _Load:
 
 
 class _Ask:
-    """Behind calls whose answers are held: how many replicas there are, and, once `expected` have all
-    that was written, how many have. It gets three replies."""
+    """Behind calls whose answers are held: how many replicas there are and have to be, and, once
+    `expected` have all that was written, how many have. It gets four replies."""
 
     __slots__ = ("expected", "packed", "replies")
 
     def __init__(self, expected: int) -> None:
         self.expected = expected
-        self.packed = b"".join([_BEGIN_WAIT, _ASK_INFO, pack(("WAIT", expected, _REPLICAS_MS))])
+        self.packed = b"".join(
+            [_BEGIN_WAIT, _ASK_INFO, _ASK_LEAST, pack(("WAIT", expected, _REPLICAS_MS))]
+        )
         self.replies: list[Any] = []
 
 
@@ -115,6 +121,9 @@ class Commands:
         """With their answers, until the replicas have it too."""
         self._outward = self
         """Where calls go whose answers somebody outside is told."""
+        self._server: object = None
+        """Where the last connection went."""
+        self._here_since = math.inf
         self.breaks = 0
         """How often a connection broke: what was under way then may have been done twice."""
 
@@ -143,6 +152,11 @@ class Commands:
         for call in (*self._unanswered(), *self._queue):
             _refuse(call, StoreUnavailable("the connection to Redis is closed"))
         self._queue.clear()
+
+    @property
+    def here_seconds(self) -> float:
+        """How long ago the first connection to this server was made; another one comes by fail-over."""
+        return max(0.0, self._loop.time() - self._here_since)
 
     def script(
         self,
@@ -192,13 +206,18 @@ class Commands:
             if not self._put_back(reason):
                 continue  # it was closed at rest
             if not self._failures:
-                log.warning("redis connection lost", error=words(reason))
+                log.warning(
+                    "redis connection lost", server=address_of(self._pool), error=words(reason)
+                )
             await asyncio.sleep(_BACKOFF_SECONDS[min(self._failures, len(_BACKOFF_SECONDS) - 1)])
             self._failures += 1
 
     async def _use_connection(self) -> Exception:
         """Make a connection and send on it until it is lost; why it was."""
         connection = await connected(self._pool, self._answer_seconds)
+        if server_of(connection) != self._server:
+            self._server = server_of(connection)
+            self._here_since = self._loop.time()
         lost: asyncio.Future[Exception] = self._loop.create_future()
 
         def tell(reason: Exception) -> None:
@@ -273,7 +292,7 @@ class Commands:
         packed = [one.packed for one in sent]
         if self._asks_replicas:
             ask = _Ask(self._replicas)
-            pipeline.send(b"".join([*packed, ask.packed]), [*sent, ask, ask, ask])
+            pipeline.send(b"".join([*packed, ask.packed]), [*sent, ask, ask, ask, ask])
         else:
             pipeline.send(b"".join(packed), sent)
 
@@ -299,7 +318,7 @@ class Commands:
                 _accept(sent, reply)
         elif isinstance(sent, _Ask):
             sent.replies.append(reply)
-            if len(sent.replies) == 3:
+            if len(sent.replies) == 4:
                 self._release(sent)
         if self._queue:  # there was no room for it
             self._flush_soon()
@@ -325,11 +344,12 @@ class Commands:
     def _release(self, ask: _Ask) -> None:
         """Tell the answers that are held if every replica there is has what those calls wrote.
 
+        There have to be `min-replicas-to-write`: one that went since the write may be promoted.
         Also what an earlier, unanswered call wrote: a repeat of it writes nothing, and its answer
         stands on that.
         """
-        _, info, reached = ask.replies
-        there_are = len(_ONLINE_REPLICA.findall(info))
+        _, info, least, reached = ask.replies
+        there_are = max(len(_ONLINE_REPLICA.findall(info)), int(least[1]))
         self._replicas = there_are
         if reached < there_are and ask.expected < there_are:  # not all of them were waited for
             assert self._pipeline is not None, "it has just told of an answer"
