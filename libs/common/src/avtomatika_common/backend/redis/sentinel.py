@@ -172,20 +172,18 @@ class MasterPool(SentinelConnectionPool):
                 master = await self.get_master_address()
             except (RedisError, OSError, TimeoutError):
                 continue  # nobody knows of a better one
-            for connection in list(self._in_use_connections):
-                if connection.is_connected and _server(connection) != master:
-                    self._leave(connection, master)
-
-    def _leave(self, connection: AbstractConnection, master: Address) -> None:
-        log.warning(
-            "redis server left: it is not the master",
-            service=self.service_name,
-            server=_text(_server(connection)),
-            master=_text(master),
-        )
-        # Whoever reads from it hears of it at once, even if the server is frozen.
-        made: Any = connection
-        made._writer.transport.abort()  # noqa: SLF001 - redis-py has no such word
+            left = {
+                _server(connection)
+                for connection in self._in_use_connections
+                if _server(connection) != master and _broken(connection)
+            }
+            for server in left:
+                log.warning(
+                    "redis server left: it is not the master",
+                    service=self.service_name,
+                    server=_text(server),
+                    master=_text(master),
+                )
 
     @override
     async def aclose(self) -> None:
@@ -211,6 +209,16 @@ def _server(connection: AbstractConnection) -> Address:
     """Where it was made to."""
     made: Any = connection
     return made.host, made.port
+
+
+def _broken(connection: AbstractConnection) -> bool:
+    """Break it; whoever reads from it hears of it at once, even if the server is frozen. False: it
+    was broken before."""
+    made: Any = connection
+    if not made.is_connected or made._writer.transport.is_closing():  # noqa: SLF001
+        return False
+    made._writer.transport.abort()  # noqa: SLF001 - redis-py has no such word
+    return True
 
 
 def _text(address: Address) -> str:
