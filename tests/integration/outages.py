@@ -135,7 +135,7 @@ class Load:
             told = await persistently(partial(self._door.result, result_of(answer.json, worker_id)))
             assert told.status == 200, told
             self.results += 1
-            self.told[answer.json["job_id"]] += not told.json["status"].endswith("ignored")
+            self.told[answer.json["job_id"]] += told.json["status"] != "ignored"
 
 
 @asynccontextmanager

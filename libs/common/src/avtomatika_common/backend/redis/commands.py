@@ -40,7 +40,6 @@ _REPLICAS_MS: Final = 1000
 _ONLINE_REPLICA: Final = re.compile(rb"^slave\d+:.*\bstate=online\b", re.MULTILINE)
 _BEGIN_WAIT: Final = pack(("EVAL", script("begin_wait").source, 1, keys.META))
 _ASK_INFO: Final = pack(("INFO", "replication"))
-_ASK_LEAST: Final = pack(("CONFIG", "GET", "min-replicas-to-write"))
 _BACKOFF_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -69,16 +68,14 @@ class _Load:
 
 
 class _Ask:
-    """Behind calls whose answers are held: how many replicas there are and have to be, and, once
-    `expected` have all that was written, how many have. It gets four replies."""
+    """Behind calls whose answers are held: how many replicas there are, and, once `expected` have all
+    that was written, how many have. It gets three replies."""
 
     __slots__ = ("expected", "packed", "replies")
 
     def __init__(self, expected: int) -> None:
         self.expected = expected
-        self.packed = b"".join(
-            [_BEGIN_WAIT, _ASK_INFO, _ASK_LEAST, pack(("WAIT", expected, _REPLICAS_MS))]
-        )
+        self.packed = b"".join([_BEGIN_WAIT, _ASK_INFO, pack(("WAIT", expected, _REPLICAS_MS))])
         self.replies: list[Any] = []
 
 
@@ -292,7 +289,7 @@ class Commands:
         packed = [one.packed for one in sent]
         if self._asks_replicas:
             ask = _Ask(self._replicas)
-            pipeline.send(b"".join([*packed, ask.packed]), [*sent, ask, ask, ask, ask])
+            pipeline.send(b"".join([*packed, ask.packed]), [*sent, ask, ask, ask])
         else:
             pipeline.send(b"".join(packed), sent)
 
@@ -318,7 +315,7 @@ class Commands:
                 _accept(sent, reply)
         elif isinstance(sent, _Ask):
             sent.replies.append(reply)
-            if len(sent.replies) == 4:
+            if len(sent.replies) == 3:
                 self._release(sent)
         if self._queue:  # there was no room for it
             self._flush_soon()
@@ -344,12 +341,11 @@ class Commands:
     def _release(self, ask: _Ask) -> None:
         """Tell the answers that are held if every replica there is has what those calls wrote.
 
-        There have to be `min-replicas-to-write`: one that went since the write may be promoted.
         Also what an earlier, unanswered call wrote: a repeat of it writes nothing, and its answer
         stands on that.
         """
-        _, info, least, reached = ask.replies
-        there_are = max(len(_ONLINE_REPLICA.findall(info)), int(least[1]))
+        _, info, reached = ask.replies
+        there_are = len(_ONLINE_REPLICA.findall(info))
         self._replicas = there_are
         if reached < there_are and ask.expected < there_are:  # not all of them were waited for
             assert self._pipeline is not None, "it has just told of an answer"
