@@ -1,5 +1,6 @@
 """Start the whole suite on this machine under supervisord, or stop it with `--down`."""
 
+import asyncio
 import http.client
 import os
 import shutil
@@ -11,10 +12,9 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from redis import Redis
-from redis.exceptions import RedisError
-
+from avtomatika_common.backend.opening import open_redis
 from avtomatika_common.config import Config, InvalidSetting
+from avtomatika_common.lifecycle import StartupError
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / "run"
@@ -85,10 +85,11 @@ def redis_environment(config: Config) -> dict[str, str]:
     unused = {"SUITE_REDIS": "false", "SUITE_REDIS_SERVER": "redis-server", "SUITE_REDIS_PORT": "0"}
     if url := config.redis_url():
         try:
-            with Redis.from_url(url) as client:  # pyright: ignore[reportUnknownMemberType]
-                client.ping()  # pyright: ignore[reportUnknownMemberType]
-        except RedisError as error:
-            sys.exit(f"The Redis of REDIS_URL or REDIS_HOST does not answer: {error}")
+            answers = asyncio.run(open_redis(url).ping())
+        except StartupError as error:
+            sys.exit(str(error))
+        if not answers:
+            sys.exit("The Redis of REDIS_URL or REDIS_HOST does not answer.")
         return {**unused, "REDIS_URL": url}
     port = 6379 if is_free(6379) else free_port()
     return {

@@ -54,6 +54,10 @@ in any case. Workers have [settings of their own](workers.md#settings).
 * `REDIS_URL` goes before `REDIS_HOST`, `REDIS_PORT` and `REDIS_DB`. An engine made without a storage
   takes Redis when one of them is set, else memory; a service process with neither takes
   `localhost:6379`.
+* Behind Sentinel it is `redis+sentinel://user:password@host1:26379,host2:26379/mymaster/0`, where the
+  user, the port and the database may be left out; `rediss+sentinel://` takes TLS to the servers and the
+  Sentinels. Behind `?` come `sentinel_username` and `sentinel_password`, which are those of the
+  Sentinels, and options of redis-py. What happens in a fail-over: [Operations](operations.md#sentinel).
 * `AVTOMATIKA_BLUEPRINTS` names modules (every blueprint in them) or `module:attribute` (a blueprint, or
   a list of them); what cannot be imported stops the start. In `BLUEPRINTS_DIR` a bad file is logged
   and the others are loaded.

@@ -72,7 +72,13 @@ class ExecutorService:
         await hosting.publish()
         runs = HandlerRuns(self._backend, hosting, HandlerThreads())
         take_over = TakeOver(
-            self._inbox, self._clock, self._settings.group, self.instance, self._room, self._start
+            self._inbox,
+            self._backend.liveness,
+            self._clock,
+            self._settings.group,
+            self.instance,
+            self._room,
+            self._start,
         )
         async with (
             self._backend.liveness.keep(self.instance),

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from avtomatika_common.backend.ports import Delivery, Inbox, StoreUnavailable
+from avtomatika_common.backend.ports import Delivery, Inbox, Liveness, StoreUnavailable
 from avtomatika_common.clock import Clock
 from avtomatika_common.logs import get_logger
 
@@ -17,12 +17,13 @@ class TakeOver:
     """Looks at the group's consumers each second.
 
     One is dead when it was not alive on two looks. After a gap of our own (an outage, a stopped
-    process) everybody gets time to be seen alive again first.
+    process), or when the store is another one, everybody gets time to be seen alive again first.
     """
 
     def __init__(
         self,
         inbox: Inbox,
+        liveness: Liveness,
         clock: Clock,
         group: str,
         instance: str,
@@ -30,6 +31,7 @@ class TakeOver:
         start: Callable[[Delivery], None],
     ) -> None:
         self._inbox = inbox
+        self._liveness = liveness
         self._clock = clock
         self._group = group
         self._instance = instance
@@ -55,7 +57,8 @@ class TakeOver:
                     and consumer.pending
                     and consumer.name != self._instance
                 }
-                if now - calm_since >= _CALM_SECONDS:
+                calm_seconds = min(now - calm_since, self._liveness.known_seconds())
+                if calm_seconds >= _CALM_SECONDS:
                     for name in sorted(dead & suspects):
                         await self._take_over(name)
                 suspects = dead

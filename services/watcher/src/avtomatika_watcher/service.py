@@ -114,7 +114,9 @@ class WatcherService:
         clock, workers = self._backend.clock, self._backend.workers
         never = asyncio.Event()
         while True:
-            grace_ends = self._contact.steady_since() + self._settings.heartbeat_seconds
+            known_since = clock.now() - self._backend.liveness.known_seconds()
+            steady_since = max(self._contact.steady_since(), known_since)
+            grace_ends = steady_since + self._settings.heartbeat_seconds
             if clock.now() < grace_ends:  # they could not be heard of, or we could not hear
                 await clock.wait_until(grace_ends, never)
                 continue

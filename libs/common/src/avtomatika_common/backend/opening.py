@@ -1,7 +1,7 @@
 """Which storage a configuration means."""
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from avtomatika_common.backend.memory.storage import MemoryStorage
 from avtomatika_common.backend.ports import Durability, StorageBackend, StoreOptions
@@ -19,11 +19,17 @@ def open_redis(url: str) -> "RedisStorage":
     # Here and not at the top: without the extra there is nothing to import.
     from redis.asyncio import Redis  # noqa: PLC0415
 
+    from avtomatika_common.backend.redis import sentinel  # noqa: PLC0415
     from avtomatika_common.backend.redis.storage import RedisStorage  # noqa: PLC0415
 
     try:
-        return RedisStorage(Redis.from_url(url))  # pyright: ignore[reportUnknownMemberType]
-    except ValueError as error:
+        client = (
+            sentinel.client_of(url) if sentinel.is_sentinel_url(url) else Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
+        )
+        pool: Any = client.connection_pool
+        pool.make_connection()  # it knows which options there are
+        return RedisStorage(client)
+    except (TypeError, ValueError) as error:
         raise StartupError(f"REDIS_URL is not an address of a Redis server: {error}") from error
 
 

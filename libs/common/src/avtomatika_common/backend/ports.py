@@ -1073,6 +1073,13 @@ class Liveness(Protocol):
 
     async def is_alive(self, instance: str) -> bool: ...
 
+    def known_seconds(self) -> float:
+        """For how long this store has been the one that is told who is alive; infinite: always.
+
+        After a fail-over it knows of earlier times only what had reached it.
+        """
+        ...
+
 
 # --- the rest -------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Who is alive in this process: exactly who is in the block of `keep`."""
 
+import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -26,6 +27,9 @@ class MemoryLiveness(Liveness):
 
     async def is_alive(self, instance: str) -> bool:
         return self.has(instance)
+
+    def known_seconds(self) -> float:
+        return math.inf
 
     def has(self, instance: str) -> bool:
         """`is_alive` for those who may not await."""

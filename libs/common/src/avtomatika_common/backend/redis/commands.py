@@ -5,6 +5,7 @@ sent again. Blocking reads have connections of their own.
 """
 
 import asyncio
+import math
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -19,9 +20,11 @@ from avtomatika_common.backend.redis.connection import (
     ANSWER_SECONDS,
     NETWORK_ERRORS,
     Argument,
+    address_of,
     connected,
     pack,
     passes,
+    server_of,
     words,
 )
 from avtomatika_common.backend.redis.pipeline import ConnectionLost, Pipeline
@@ -115,6 +118,9 @@ class Commands:
         """With their answers, until the replicas have it too."""
         self._outward = self
         """Where calls go whose answers somebody outside is told."""
+        self._server: object = None
+        """Where the last connection went."""
+        self._here_since = math.inf
         self.breaks = 0
         """How often a connection broke: what was under way then may have been done twice."""
 
@@ -143,6 +149,11 @@ class Commands:
         for call in (*self._unanswered(), *self._queue):
             _refuse(call, StoreUnavailable("the connection to Redis is closed"))
         self._queue.clear()
+
+    @property
+    def here_seconds(self) -> float:
+        """How long ago the first connection to this server was made; another one comes by fail-over."""
+        return max(0.0, self._loop.time() - self._here_since)
 
     def script(
         self,
@@ -192,13 +203,18 @@ class Commands:
             if not self._put_back(reason):
                 continue  # it was closed at rest
             if not self._failures:
-                log.warning("redis connection lost", error=words(reason))
+                log.warning(
+                    "redis connection lost", server=address_of(self._pool), error=words(reason)
+                )
             await asyncio.sleep(_BACKOFF_SECONDS[min(self._failures, len(_BACKOFF_SECONDS) - 1)])
             self._failures += 1
 
     async def _use_connection(self) -> Exception:
         """Make a connection and send on it until it is lost; why it was."""
         connection = await connected(self._pool, self._answer_seconds)
+        if server_of(connection) != self._server:
+            self._server = server_of(connection)
+            self._here_since = self._loop.time()
         lost: asyncio.Future[Exception] = self._loop.create_future()
 
         def tell(reason: Exception) -> None:

@@ -4,11 +4,13 @@ import asyncio
 import math
 from collections.abc import Callable
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
@@ -21,6 +23,7 @@ from redis.exceptions import (
 )
 
 from avtomatika_common.backend.ports import StoreUnavailable
+from avtomatika_common.backend.redis.sentinel import MasterPool, service_of
 
 Argument = bytes | str | int | float
 
@@ -34,8 +37,8 @@ NETWORK_ERRORS: Final = (RedisError, OSError, TimeoutError)
 
 
 def own_pool(client: Redis) -> ConnectionPool:
-    """Connections to the same server as `client`, with settings we can rely on: plain replies as
-    bytes, no hidden repeats, no time limit of their own (callers set one)."""
+    """Connections to the same server as `client`, or the same service of Sentinel, with settings we can
+    rely on: plain replies as bytes, no hidden repeats, no time limit of their own (callers set one)."""
     theirs = client.connection_pool
     # What redis-py adds for the pool itself (`maint_…`, `orig_…`) belongs to theirs, not to ours.
     settings = {
@@ -54,12 +57,37 @@ def own_pool(client: Redis) -> ConnectionPool:
         "max_connections": 10_000,
     }
     settings.setdefault("socket_connect_timeout", 5.0)
+    if isinstance(theirs, SentinelConnectionPool):
+        return MasterPool(theirs, settings)
     return ConnectionPool(connection_class=theirs.connection_class, **settings)
+
+
+async def follow_master(pool: ConnectionPool) -> None:
+    """Leave servers that Sentinel names no more, for ever; without Sentinel there is one server."""
+    if isinstance(pool, MasterPool):
+        await pool.follow()
+
+
+def address_of(pool: ConnectionPool) -> str:
+    """`host:port/db`, the socket's path, or the service and its server; nothing secret."""
+    if isinstance(pool, MasterPool):
+        return service_of(pool)
+    settings = pool.connection_kwargs
+    if "path" in settings:
+        return str(settings["path"])
+    host, port = settings.get("host", "localhost"), settings.get("port", 6379)
+    return urlsplit(f"//{host}:{port}/{settings.get('db', 0)}").geturl()[2:]
 
 
 async def connected(pool: ConnectionPool, seconds: float) -> AbstractConnection:
     async with asyncio.timeout(seconds):  # the handshake included
         return cast("AbstractConnection", await pool.get_connection())  # type: ignore[no-untyped-call]
+
+
+def server_of(connection: AbstractConnection) -> object:
+    """Differs between servers."""
+    made: Any = connection
+    return getattr(made, "host", None), getattr(made, "port", None)
 
 
 async def _answer(connection: AbstractConnection) -> Any:

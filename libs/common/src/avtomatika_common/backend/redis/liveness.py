@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 from avtomatika_common.backend.ports import Liveness, StoreUnavailable
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.commands import Commands
-from avtomatika_common.backend.redis.connection import BlockingReader, own_pool
+from avtomatika_common.backend.redis.connection import BlockingReader, follow_master, own_pool
 from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.logs import get_logger
 
@@ -52,6 +52,9 @@ class RedisLiveness(Liveness):
             pulse.stop()
             await asyncio.to_thread(pulse.join, _FAREWELL_SECONDS)
 
+    def known_seconds(self) -> float:
+        return self._commands.here_seconds
+
     async def is_alive(self, instance: str) -> bool:
         return bool(await self._commands.command("EXISTS", keys.alive(keys.WORKERS, instance)))
 
@@ -75,7 +78,15 @@ class _Pulse(threading.Thread):
             runner.run(self._beat())
 
     async def _beat(self) -> None:
-        reader = BlockingReader(own_pool(self._client))
+        pool = own_pool(self._client)
+        following = self._loop.create_task(follow_master(pool), name="redis master")
+        try:
+            await self._beat_on(BlockingReader(pool))
+        finally:
+            following.cancel()
+            await pool.aclose()
+
+    async def _beat_on(self, reader: BlockingReader) -> None:
         failing = False
         while not self._stopped.is_set():
             try:

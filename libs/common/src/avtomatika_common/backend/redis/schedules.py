@@ -105,6 +105,7 @@ class RedisSchedules(Schedules):
             _PAUSE,
             [keys.schedule(name), keys.SCHEDULE_NAMES, keys.SCHEDULE_LOG],
             [name, "1" if is_paused else "", repr(at)],
+            outward=True,
         )
         return await self.get(name) if is_there else None
 

@@ -5,7 +5,6 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -20,7 +19,12 @@ from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.board import RedisBoard
 from avtomatika_common.backend.redis.catalogue import RedisCatalogue
 from avtomatika_common.backend.redis.commands import Commands
-from avtomatika_common.backend.redis.connection import BlockingReader, own_pool
+from avtomatika_common.backend.redis.connection import (
+    BlockingReader,
+    address_of,
+    follow_master,
+    own_pool,
+)
 from avtomatika_common.backend.redis.dead import RedisDeadEvents
 from avtomatika_common.backend.redis.durability import check_durability
 from avtomatika_common.backend.redis.hints import RedisHints
@@ -54,21 +58,24 @@ _VERSION: Final = re.compile(rb"redis_version:([\d.]+)")
 class RedisStorage:
     """Jobs, queues and workers in one Redis, shared by every process that uses it.
 
-    `redis_client` says where and how to connect; connections are our own, so its time limits and
-    repeats do not matter. It must have `decode_responses=False`. `consumer_name` begins the name
-    of an executor's consumer; a part drawn at each start is added.
+    `redis_client` says where and how to connect, perhaps by `Sentinel(...).master_for(...)`;
+    connections are our own, so its time limits and repeats do not matter. It must have
+    `decode_responses=False`. `consumer_name` begins the name of an executor's consumer; a part drawn
+    at each start is added.
     """
 
     def __init__(self, redis_client: "Redis", consumer_name: str | None = None) -> None:
         if redis_client.connection_pool.connection_kwargs.get("decode_responses"):
             raise ValueError("RedisStorage needs a client with decode_responses=False.")
+        if not getattr(redis_client.connection_pool, "is_master", True):
+            raise ValueError("RedisStorage needs a client of the master, not of a replica.")
         self._client = redis_client
         self.consumer_name = consumer_name
         self.clock = SystemClock()
         self._pool = own_pool(redis_client)
         self._commands = Commands(self._pool)
         self._options = StoreOptions()
-        self._clock_task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._make_ports()
 
     def _make_ports(self) -> None:
@@ -109,16 +116,15 @@ class RedisStorage:
             ) from error
         self._commands.open(replicated=options.durability is Durability.STRICT)
         loop = asyncio.get_running_loop()
-        self._clock_task = loop.create_task(self._keep_time(), name="redis clock")
+        self._tasks = [
+            loop.create_task(self._keep_time(), name="redis clock"),
+            loop.create_task(follow_master(self._pool), name="redis master"),
+        ]
 
     @property
     def address(self) -> str:
-        """`host:port/db` or the socket's path; nothing secret."""
-        settings = self._client.connection_pool.connection_kwargs
-        if "path" in settings:
-            return str(settings["path"])
-        host, port = settings.get("host", "localhost"), settings.get("port", 6379)
-        return urlsplit(f"//{host}:{port}/{settings.get('db', 0)}").geturl()[2:]
+        """`host:port/db`, the socket's path, or the service and its server; nothing secret."""
+        return address_of(self._pool)
 
     async def _check_server(self) -> None:
         server = BlockingReader(self._pool)
@@ -174,17 +180,17 @@ class RedisStorage:
 
     async def close(self) -> None:
         """Close our connections; the client given to us stays open."""
-        if self._clock_task is not None:
-            self._clock_task.cancel()
-            await asyncio.gather(self._clock_task, return_exceptions=True)
-            self._clock_task = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
         for port in (
             self.inbox, self.mailbox, self.hints, self.relay, self.schedules, self.catalogue,
             self.facts, self.notifications,
         ):  # fmt: skip
             await port.close()
         await self._commands.close()
-        await self._pool.disconnect()
+        await self._pool.aclose()
 
     async def flush_all(self) -> None:
         """Delete every key of ours, and no other; those of one slot at once, as scripts read them."""
