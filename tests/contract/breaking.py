@@ -2,6 +2,7 @@
 
 # pyright: reportPrivateUsage=false
 
+from itertools import chain
 from typing import Protocol, cast
 
 from redis.asyncio import Redis
@@ -13,6 +14,7 @@ from avtomatika_common.backend.memory.timetable import Kind
 from avtomatika_common.backend.redis import keys
 from avtomatika_core.job import JobId, TaskId, WorkerId
 
+GARBAGE = b"\xc1 no msgpack"
 LETTERS: dict[Kind, str] = {
     "wait": "w",
     "branch": "b",
@@ -30,6 +32,10 @@ class Hands(Protocol):
     async def lose_claim(self, job_id: JobId) -> None: ...
     async def lose_events(self) -> None:
         """All entries of the lanes."""
+        ...
+
+    async def spoil_events(self) -> None:
+        """No entry that waits for its first reader behind a started job can be decoded any more."""
         ...
 
     async def lose_task(self, job_id: JobId, task_id: TaskId) -> None: ...
@@ -93,6 +99,10 @@ class MemoryHands:
     async def lose_events(self) -> None:
         for entry_id in list(self._tables.entries):
             self._lose_entry(entry_id)
+
+    async def spoil_events(self) -> None:
+        for entry in self._tables.groups["default"].lanes["in"]:
+            entry.event = GARBAGE
 
     async def lose_task(self, job_id: JobId, task_id: TaskId) -> None:
         task = self._task(task_id)
@@ -171,6 +181,15 @@ class RedisHands:
     async def lose_events(self) -> None:
         for lane in ("in", "new"):
             await self._client.delete(keys.lane(self._p, lane, "default"))
+
+    async def spoil_events(self) -> None:
+        lane = keys.lane(self._p, "in", "default")
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", await self._client.xrange(lane))
+        for entry_id, fields in entries:
+            await self._client.xdel(lane, entry_id)
+            await self._client.execute_command(  # pyright: ignore[reportUnknownMemberType]
+                "XADD", lane, "*", *chain.from_iterable((fields | {b"e": GARBAGE}).items())
+            )
 
     async def lose_task(self, job_id: JobId, task_id: TaskId) -> None:
         await self.lose_place(task_id)

@@ -20,7 +20,7 @@ from tests.contract.builders import (
     next_due,
     take,
 )
-from tests.contract.conftest import Open, PassTime
+from tests.contract.conftest import Bench, Open, PassTime
 
 DEAD, MINE = "executor-dead", "executor-1"
 
@@ -196,6 +196,28 @@ async def test_a_dead_consumer_s_entries_are_taken_over(backend: StorageBackend)
     reloaded = await backend.jobs.load(claim.job.id)
     assert reloaded is not None
     assert reloaded.tries == 0
+
+
+async def test_an_event_nobody_can_read_is_taken_over_with_the_others(
+    backend: StorageBackend, bench: Bench
+) -> None:
+    dead = Executor(backend, DEAD)
+    claim = await a_task_s_event(backend, dead)
+    await bench.hands().spoil_events()
+    other = a_job(backend)
+    await backend.jobs.create(other)
+    await dead.read_all()
+
+    taken = await backend.inbox.take_over("default", DEAD, MINE, 10)
+
+    assert {delivery.job_id: delivery.event is None for delivery in taken} == {
+        claim.job.id: True,
+        other.id: False,
+    }
+    stored = await backend.jobs.load(claim.job.id)
+    assert stored is not None
+    assert stored.tries == 1
+    assert await backend.inbox.pending("default", DEAD) == []
 
 
 async def test_tries_count_up_while_nobody_commits(backend: StorageBackend) -> None:

@@ -130,7 +130,7 @@ class MemoryInbox(Inbox):
         a job may have many; one that runs nothing is none of its tries."""
         if entry.is_branch:
             return False
-        is_signal = isinstance(codec.unpack_event(entry.event), SignalReceived)
+        is_signal = isinstance(_event_of(entry), SignalReceived)
         return not is_signal or record.claim == entry.entry_id
 
     async def remove_consumer(self, group: str, dead: str) -> bool:
