@@ -140,9 +140,16 @@ class Load:
 
 @asynccontextmanager
 async def a_loaded_site(
-    storage: StorageBackend, *blueprints: StateMachineBlueprint, **settings: str
+    storage: StorageBackend,
+    *blueprints: StateMachineBlueprint,
+    fails_over: bool = False,
+    **settings: str,
 ) -> AsyncGenerator[tuple[Site, Load], None]:
-    """An orchestrator on this storage, with jobs and workers until the block ends and all are done."""
+    """An orchestrator on this storage, with jobs and workers until the block ends and all are done.
+
+    A storage that fails over may have forgotten a step that was told already: its end is told again
+    then, and there may be something to mend.
+    """
     async with (
         a_site(storage, [the_work(), *blueprints], **SETTINGS, **settings) as site,
         asyncio.TaskGroup() as group,
@@ -155,13 +162,16 @@ async def a_loaded_site(
         makes.cancel()
         try:
             await all_ended(site, load)
+            if not fails_over:
+                assert {site.ends[job_id] for job_id in load.accepted} == {1}
+                assert await storage.inspection.mended() == {}
         finally:
             for worker in workers:
                 worker.cancel()
 
 
 async def all_ended(site: Site, load: Load) -> None:
-    """Every job that was accepted has ended well, once."""
+    """Every job that was accepted has ended well, of steps that count once."""
     door = site.door
     for job_id in load.accepted:
 
@@ -173,8 +183,6 @@ async def all_ended(site: Site, load: Load) -> None:
         await until(has_ended, 10.0, f"{job_id} did not end")
     assert len(set(load.accepted)) == len(load.accepted)
     await until(lambda: all(site.ends[job_id] for job_id in load.accepted))
-    assert {site.ends[job_id] for job_id in load.accepted} == {1}
-    assert await site.engine.storage.inspection.mended() == {}
     for job_id in load.accepted:
         document = await door.document(job_id)
         assert document["state_history"] == {"joined": 2}
