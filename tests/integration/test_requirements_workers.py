@@ -108,7 +108,8 @@ async def test_workers_that_drop_every_poll_lose_no_task(
             await done(site.door, task, name)
             done_by[task["job_id"]] = name
 
-    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+    # At once: what is not put back comes only when its delivery was not confirmed for five seconds.
+    async with asyncio.timeout(4.5), asyncio.TaskGroup() as tasks:
         for name in names:
             tasks.create_task(work(name))
 
