@@ -11,10 +11,13 @@ from redis.asyncio import Redis
 from avtomatika import RedisStorage, StateMachineBlueprint
 from avtomatika.context import ActionFactory
 from avtomatika_common import leadership
-from avtomatika_common.backend.ports import Lease
+from avtomatika_common.backend.ports import IdempotencyKey, Lease, StoreOptions
+from avtomatika_common.backend.redis import keys
 from avtomatika_common.lifecycle import running
+from avtomatika_core.redrive import redrive
 from avtomatika_watcher import Settings as WatcherSettings
 from avtomatika_watcher import WatcherService
+from tests.contract.builders import Executor, a_job
 from tests.integration.blueprints import a_blueprint, dispatch, go_to, run
 from tests.integration.conftest import OpenSite
 from tests.integration.hooks import Hooks
@@ -25,6 +28,31 @@ pytestmark = pytest.mark.integration
 
 
 # --- R62: what is left
+
+
+async def test_an_idempotency_key_is_known_for_as_long_as_its_job(redis_url: str) -> None:
+    """R62. No longer than a week after it, however long the job takes and however often it runs."""
+    async with Redis.from_url(redis_url) as client:
+        store = RedisStorage(client)
+        await store.open(StoreOptions(retention_seconds=60))
+        executor = Executor(store)
+        job = a_job(store)
+        name = keys.idempotency(keys.partition(0), "ann", "k")
+        key = IdempotencyKey(client="ann", key="k", fingerprint="f")
+        await store.jobs.create(job, idempotency=key)
+        lifetimes = [await client.ttl(name)]
+        await executor.raised(await executor.apply(await executor.read()), is_final=True)
+        lifetimes.append(await client.ttl(name))
+        ended = await store.jobs.load(job.id)
+        assert ended is not None
+        await store.jobs.redrive(ended, redrive(ended.job, store.clock.now()))
+        lifetimes.append(await client.ttl(name))
+        again = await store.jobs.create(a_job(store), idempotency=key)
+        await store.close()
+
+    assert [seconds > 0 for seconds in lifetimes] == [False, True, False]
+    assert max(lifetimes) <= 7 * 86_400
+    assert (again.job_id, again.is_repeat) == (job.id, True)
 
 
 def something_of_everything() -> list[StateMachineBlueprint]:

@@ -20,6 +20,7 @@ from avtomatika_core.events import HandlerReturned
 from avtomatika_core.job import Job, JobId, Origin, TaskId, WorkerId, new_job
 from avtomatika_core.machine import step
 from avtomatika_core.outcomes import Rules, TransitionTo
+from tests.contract.builders import Executor
 from tests.support import match_one
 
 WORKER, GATEWAY = WorkerId("worker-1"), "gateway-1"
@@ -156,19 +157,24 @@ async def test_a_promise_ends_by_itself_unless_the_task_was_leased(kept: bool) -
         assert await match_one(storage.workers, WORKER, second) is answer
 
 
-async def test_idempotency_keys_are_forgotten_after_a_week() -> None:
+async def test_idempotency_keys_are_forgotten_a_week_after_their_job() -> None:
     clock = ManualClock()
     storage = MemoryStorage(clock)
     await storage.open(StoreOptions(retention_seconds=60))
     key = IdempotencyKey(client="ann", key="k", fingerprint="f")
+    executor = Executor(storage)
     first = await storage.jobs.create(a_job(), idempotency=key)
+    claim = await executor.apply(await executor.read())
 
+    clock.advance(30 * 86_400)
+    while_it_runs = await storage.jobs.create(a_job(), idempotency=key)
+    await executor.end(claim)
     clock.advance(6 * 86_400)
     within = await storage.jobs.create(a_job(), idempotency=key)
     clock.advance(86_401)
     after = await storage.jobs.create(a_job(), idempotency=key)
 
-    assert within.job_id == first.job_id
+    assert while_it_runs.job_id == within.job_id == first.job_id
     assert after.job_id != first.job_id
     assert not after.is_repeat
 

@@ -79,7 +79,6 @@ from avtomatika_core.job import (
 from avtomatika_core.redrive import Redriven
 from avtomatika_core.signals import MOST_WAITING
 
-_REMEMBERED_SECONDS: Final = 7 * 86_400.0
 _COMMITS_PER_TURN: Final = 64
 _HELD_AT_ONCE: Final = 512
 _unpack_progress: Final = msgspec.msgpack.Decoder(Progress).decode
@@ -99,7 +98,7 @@ class MemoryJobs(JobStore):
         now = tables.clock.now()
         tables.forget_ended(now)
         if idempotency is not None:
-            first = self._first_answer(idempotency, now)
+            first = self._first_answer(idempotency)
             if first is not None:
                 return Created(job_id=first, is_repeat=True)
         if tables.job(job.id) is not None or self._was_made(job.id, now):
@@ -115,28 +114,17 @@ class MemoryJobs(JobStore):
         if fact is not None:
             tables.add_work(tables.facts, job.id, fact)
         if once:
-            tables.made[job.id] = self._remembered_until(now)
+            tables.made[job.id] = tables.remembered_until()
         if idempotency is not None:
-            self._remember(idempotency, job.id, now)
+            record.idempotency = (idempotency.client, idempotency.key)
+            tables.remember(record.idempotency, job.id, idempotency.fingerprint, for_now=True)
         return Created(job_id=job.id, is_repeat=False)
 
-    def _remember(self, idempotency: IdempotencyKey, job_id: JobId, now: float) -> None:
-        key = (idempotency.client, idempotency.key)
-        until = self._remembered_until(now)
-        self._tables.idempotency[key] = (job_id, idempotency.fingerprint, until)
-
-    def _remembered_until(self, now: float) -> float:
-        return now + max(_REMEMBERED_SECONDS, self._tables.options.retention_seconds)
-
-    def _first_answer(self, idempotency: IdempotencyKey, now: float) -> JobId | None:
-        answers = self._tables.idempotency
-        # All keys live equally long, so the oldest are at the front.
-        while answers and answers[oldest := next(iter(answers))][2] <= now:
-            del answers[oldest]
-        known = answers.get((idempotency.client, idempotency.key))
+    def _first_answer(self, idempotency: IdempotencyKey) -> JobId | None:
+        known = self._tables.known_use((idempotency.client, idempotency.key))
         if known is None:
             return None
-        job_id, fingerprint, _ = known
+        job_id, fingerprint = known
         if fingerprint != idempotency.fingerprint:
             raise IdempotencyKeyReused
         return job_id
@@ -524,8 +512,7 @@ class MemoryJobs(JobStore):
         *,
         idempotency: IdempotencyKey | None = None,
     ) -> None:
-        now = self._tables.clock.now()
-        if idempotency is not None and self._first_answer(idempotency, now) is not None:
+        if idempotency is not None and self._first_answer(idempotency) is not None:
             return
         record = self._tables.job(job_id)
         if record is None:
@@ -538,7 +525,8 @@ class MemoryJobs(JobStore):
         record.signals_sent += 1
         self._tables.append(record.group, job_id, event)
         if idempotency is not None:
-            self._remember(idempotency, job_id, now)
+            key = (idempotency.client, idempotency.key)
+            self._tables.remember(key, job_id, idempotency.fingerprint)
 
     async def not_ended(self, job_ids: Collection[JobId]) -> set[JobId]:
         records = {job_id: self._tables.job(job_id) for job_id in job_ids}

@@ -4,6 +4,7 @@ As on Redis everything a caller brought is kept packed, so nobody holds a live r
 store. No method here awaits: what a port does between two awaits is one atomic operation.
 """
 
+import math
 import secrets
 from bisect import bisect_left, insort
 from collections import Counter, deque
@@ -37,6 +38,8 @@ DEADLINE: Final = "deadline"
 LOST: Final = "lost"
 CLOSED: Final = "closed"
 
+REMEMBERED_SECONDS: Final = 7 * 86_400.0
+"""How long, at least, it is known after a job that it was made."""
 _HINTS_KEPT: Final = 1000
 
 
@@ -187,7 +190,7 @@ class Partition:
 class JobRecord:
     __slots__ = (
         "branches", "cancelled", "claim", "closed", "data", "deadline", "events", "expires_at", "fence", "group", "head",
-        "nonce", "open", "origin", "owner", "progress", "results", "run", "signals", "signals_sent",
+        "idempotency", "nonce", "open", "origin", "owner", "progress", "results", "run", "signals", "signals_sent",
         "signals_taken", "status", "tasks", "tries", "version", "wait",
     )  # fmt: skip
 
@@ -213,6 +216,8 @@ class JobRecord:
         self.signals_sent = 0
         self.signals_taken = 0
         self.expires_at: float | None = None
+        self.idempotency: tuple[str, str] | None = None
+        """Client and key of the request that made it; known as long as the job."""
         self.tasks: set[TaskId] = set()
         """Those that are open."""
         self.closed: dict[TaskId, tuple[str, WorkerId | None]] = {}
@@ -295,6 +300,9 @@ class Tables:
         self.ends: deque[tuple[float, JobId]] = deque()
         """When ended jobs are forgotten; retention is one for all, so this is in order."""
         self.idempotency: dict[tuple[str, str], tuple[JobId, str, float]] = {}
+        """Of client and key: the job, a fingerprint of the request, and until when that is known."""
+        self.idempotency_ends: deque[tuple[float, tuple[str, str]]] = deque()
+        """When keys are forgotten, if they still are to be then; in order, as all live equally long."""
         self.made: dict[JobId, float] = {}
         """Ids that make one job only, and until when that is known; oldest first."""
         self.counts: Counter[tuple[JobStatus, str | None]] = Counter()
@@ -346,6 +354,36 @@ class Tables:
         if deadline is not None:
             self.set_timer("job", job_id, "", deadline)
 
+    def remember(
+        self, key: tuple[str, str], job_id: JobId, fingerprint: str, *, for_now: bool = False
+    ) -> None:
+        """Know what the key was used for, `for_now` until it is remembered anew."""
+        if for_now:
+            self.idempotency[key] = (job_id, fingerprint, math.inf)
+            return
+        until = self.remembered_until()
+        self.idempotency[key] = (job_id, fingerprint, until)
+        self.idempotency_ends.append((until, key))
+
+    def remembered_until(self) -> float:
+        return self.clock.now() + max(REMEMBERED_SECONDS, self.options.retention_seconds)
+
+    def known_use(self, key: tuple[str, str]) -> tuple[JobId, str] | None:
+        """The job and the fingerprint of the request that used this key."""
+        now = self.clock.now()
+        ends = self.idempotency_ends
+        while ends and ends[0][0] <= now:
+            ended = ends.popleft()[1]
+            if ended in self.idempotency and self.idempotency[ended][2] <= now:
+                del self.idempotency[ended]
+        known = self.idempotency.get(key)
+        return None if known is None else known[:2]
+
+    def _keep_key(self, job_id: JobId, record: JobRecord, *, for_now: bool) -> None:
+        if record.idempotency is not None:
+            _, fingerprint, _ = self.idempotency[record.idempotency]
+            self.remember(record.idempotency, job_id, fingerprint, for_now=for_now)
+
     def end_job(self, job_id: JobId, record: JobRecord) -> None:
         now = self.clock.now()
         if record.status is JobStatus.QUARANTINED:
@@ -353,6 +391,7 @@ class Tables:
         if self.options.retention_seconds > 0:
             record.expires_at = now + self.options.retention_seconds
             self.ends.append((record.expires_at, job_id))
+            self._keep_key(job_id, record, for_now=False)
         self.forget_ended(now)
 
     def reopen_job(
@@ -361,6 +400,7 @@ class Tables:
         """What `end_job` did is undone."""
         self.set_status(record, status)
         record.expires_at = None
+        self._keep_key(job_id, record, for_now=True)
         self.quarantined.pop(job_id, None)
         if deadline is not None:
             self.set_timer("job", job_id, "", deadline)

@@ -152,10 +152,14 @@ class RedisJobs(JobStore):
 
     def _idempotency(self, p: str, given: IdempotencyKey | None) -> tuple[Argument, ...]:
         """Key, fingerprint, lifetime (s), as the scripts take them."""
-        lifetime = max(_REMEMBERED_SECONDS, int(self._options.retention_seconds))
         if given is None:
-            return "", "", lifetime
-        return keys.idempotency(p, given.client, given.key), given.fingerprint, lifetime
+            return "", "", self._known_seconds
+        key = keys.idempotency(p, given.client, given.key)
+        return key, given.fingerprint, self._known_seconds
+
+    @property
+    def _known_seconds(self) -> int:
+        return max(_REMEMBERED_SECONDS, int(self._options.retention_seconds))
 
     def _created_fact(self, job: Job, fence: str) -> bytes:
         if not self._options.keep_facts:
@@ -279,7 +283,7 @@ class RedisJobs(JobStore):
     def _add_end(self, arguments: list[Argument], job: Job) -> None:
         if job.status is JobStatus.QUARANTINED:
             arguments += ("quarantine", int(job.head.updated_at * 1000))
-        arguments += ("finish", int(self._options.retention_seconds))
+        arguments += ("finish", int(self._options.retention_seconds), self._known_seconds)
 
     def _add_effects(
         self,

@@ -124,10 +124,14 @@ local function offer(i)
   return i + 11
 end
 
--- retention (s), 0: for ever
+-- retention (s), 0: for ever, and how long to know its idempotency key then (s)
 local function finish(i)
   redis.call('SREM', p .. 'live', job_id)
   if ARGV[i] ~= '0' then
+    local key = redis.call('HGET', job, 'idempotency')
+    if key then
+      redis.call('EXPIRE', key, ARGV[i + 1])
+    end
     for _, suffix in ipairs({'', ':prog', ':done'}) do
       redis.call('EXPIRE', job .. suffix, ARGV[i])
     end
@@ -138,7 +142,7 @@ local function finish(i)
       end
     end
   end
-  return i + 1
+  return i + 2
 end
 
 local function other_effects() return {

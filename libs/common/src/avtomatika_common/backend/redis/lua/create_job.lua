@@ -5,8 +5,9 @@
 
   KEYS  job
   ARGV  p, job id, fence, origin, head, group, owner, event, fact or '',
-        idempotency key or '', its fingerprint, how long to know it (s), data,
-        '1' (the id is known as long, and makes one job only) or '', deadline (ms) or '',
+        idempotency key or '' (known as long as the job), its fingerprint,
+        how long to know the id where it makes one job only (s), data, '1' (it does) or '',
+        deadline (ms) or '',
         most new jobs that may wait
   Returns  {'OK'|'AGAIN'|'REUSED'|'FULL', job id}
 ]]
@@ -58,6 +59,6 @@ if ARGV[15] ~= '' then
 end
 if idempotency ~= '' then
   redis.call('HSET', idempotency, 'job', job_id, 'fingerprint', ARGV[11])
-  redis.call('EXPIRE', idempotency, ARGV[12])
+  redis.call('HSET', job, 'idempotency', idempotency)
 end
 return {'OK', job_id}

@@ -7,6 +7,10 @@ local function reopen_job(p, job_id, owner, from, to, deadline)
   for _, suffix in ipairs({'', ':res', ':prog', ':ev', ':done', ':sig'}) do
     redis.call('PERSIST', job .. suffix)
   end
+  local key = redis.call('HGET', job, 'idempotency')
+  if key then
+    redis.call('PERSIST', key)
+  end
   redis.call('SADD', p .. 'live', job_id)
   redis.call('ZREM', p .. 'quar', job_id)
   for _, whose in ipairs(owner == '' and {''} or {'', '|' .. owner}) do
