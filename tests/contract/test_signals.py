@@ -334,9 +334,11 @@ async def test_signals_that_a_dead_executor_had_are_no_tries_of_their_job(
 
     assert len(taken) == 7
     assert (await loaded(backend, claim)).tries == 1
-    signal = next(one for one in taken if isinstance(one.event, SignalReceived))
-    await mine.apply(signal)
-    assert (await loaded(backend, claim)).tries == 0
+    for signal in (one for one in taken if isinstance(one.event, SignalReceived)):
+        await mine.apply(signal)
+    assert (await loaded(backend, claim)).tries == 1, (
+        "signals hide that its handler kills executors"
+    )
 
 
 async def test_a_signal_that_carries_a_run_is_a_try(backend: StorageBackend) -> None:

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from avtomatika_common import ids
 from avtomatika_common.actions import ActionFactory
 from avtomatika_common.backend.ports import ResultAnswer, StoreOptions, WaitingTask
+from avtomatika_common.backend.redis.jobs import RedisJobs
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.lifecycle import running
@@ -87,10 +88,7 @@ async def test_every_branch_of_a_large_fan_out_reaches_the_aggregator_in_order(
         registered = await backend.workers.register(WORKER, {}, 60)
         job_id = await create_job(backend, blueprint, branches=COUNT)
 
-        async def all_offered() -> bool:
-            return await backend.board.length() == COUNT
-
-        await until(all_offered)
+        await until(lambda: is_offered(backend))
         view = await backend.jobs.view(job_id)
         answers: list[ResultAnswer] = []
         while tasks := await backend.board.heads(0, 100):
@@ -130,3 +128,44 @@ async def test_a_cancelled_large_fan_out_leaves_nothing_behind(redis_url: str) -
     assert job.status is JobStatus.CANCELLED
     assert not immortal
     assert not tasks
+
+
+@pytest.mark.parametrize("forgotten", [256, COUNT], ids=["a chunk", "all"])
+async def test_what_a_store_forgot_of_a_fan_out_is_laid_again(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, forgotten: int
+) -> None:
+    """As a replica does that is promoted and did not have it. Facts of the job go before."""
+    times = 0
+    stage = RedisJobs._stage  # pyright: ignore[reportPrivateUsage]
+
+    async def stage_and_forget(self: RedisJobs, *what: Any) -> None:
+        nonlocal times
+        times += 1
+        await stage(self, *what)
+        if times == 1:
+            [branches] = [key async for key in client.scan_iter("*:br:*")]
+            laid: Any = await client.hkeys(branches)
+            await client.hdel(branches, *laid[:forgotten])
+            await client.ltrim(branches.replace(b":br:", b":st:"), forgotten, -1)
+
+    monkeypatch.setattr(RedisJobs, "_stage", stage_and_forget)
+    async with Redis.from_url(redis_url) as client:
+        backend = RedisStorage(client)
+        await backend.open(StoreOptions(block_seconds=0.2, keep_facts=True))
+        executor = ExecutorService(Settings(), backend, [fan_out()])
+        async with running(WatcherService(WatcherSettings(), backend), executor):
+            registered = await backend.workers.register(WORKER, {}, 60)
+            job_id = await create_job(backend, fan_out(), branches=COUNT)
+            await until(lambda: is_offered(backend))
+            while tasks := await backend.board.heads(0, 100):
+                await asyncio.gather(*(do(backend, task, registered.incarnation) for task in tasks))
+            job = await ended(backend, job_id)
+        await backend.close()
+
+    assert times == 2
+    assert job.status is JobStatus.FINISHED
+    assert job.data.state_history["numbers"] == list(range(COUNT))
+
+
+async def is_offered(backend: RedisStorage) -> bool:
+    return await backend.board.length() == COUNT

@@ -247,8 +247,10 @@ class MemoryJobs(JobStore):
         if is_new:
             record.signals = packed_signals
             record.signals_taken = job.signals.taken
-        record.tries = 0
-        if is_beside(stored.job, job):
+        beside = is_beside(stored.job, job)
+        # What came beside says nothing of the tries of a claim.
+        record.tries = record.tries if beside and record.claim else 0
+        if beside:
             tables.answer(entry)
             return record
         record.head = packed_head

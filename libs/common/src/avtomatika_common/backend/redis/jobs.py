@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Final, cast
 
 import msgspec
+from typing_extensions import TypeIs
 
 from avtomatika_common import codec, ids
 from avtomatika_common.backend.ports import (
@@ -108,6 +109,11 @@ def next_fence(stored: Stored) -> str:
 def milliseconds(seconds: float | None) -> int | str:
     """Rounded up: no timer fires early."""
     return "" if seconds is None else math.ceil(seconds * 1000)
+
+
+def _is_staged(command: Command) -> TypeIs[StartBranches]:
+    """Whether it opens a fan-out that is laid beside its job first."""
+    return isinstance(command, StartBranches) and len(command.branches) > _BRANCHES_AT_ONCE
 
 
 class RedisJobs(JobStore):
@@ -236,9 +242,10 @@ class RedisJobs(JobStore):
             mode = "dead"
         if is_beside(stored.job, job):
             mode = "beside"
-        for command in step.commands:  # a step before it leaves the job running: it has none
-            if isinstance(command, StartBranches) and len(command.branches) > _BRANCHES_AT_ONCE:
-                await self._stage(job, command, stored.next_nonce)
+        # A step before it leaves the job running: it has none.
+        staged = next((command for command in step.commands if _is_staged(command)), None)
+        if staged is not None:
+            await self._stage(job, staged, stored.next_nonce)
         arguments: list[Argument] = [
             p, job.id, stored.fence, fence,
             keys.lane(p, delivery.lane, delivery.group), delivery.consumer, delivery.entry_id,
@@ -249,6 +256,8 @@ class RedisJobs(JobStore):
             arguments.append(_CONTINUE)
         if set_aside is not None:
             arguments.append(set_aside)
+        if staged is not None:
+            arguments += ("fan_out_staged", stored.next_nonce, len(staged.branches))
         if stored.is_salvaged:
             arguments += ("input", codec.pack(job.origin))
         index = 0
@@ -306,8 +315,8 @@ class RedisJobs(JobStore):
                         arguments += ("notify", packed)
                 case OfferTask():
                     arguments += ("offer", command.task_id, *_offer(command, job.id))
-                case StartBranches(branches=branches) if len(branches) > _BRANCHES_AT_ONCE:
-                    arguments += ("fan_out_staged", nonce, len(branches))
+                case StartBranches() if _is_staged(command):
+                    pass  # it comes first of all
                 case StartBranches():
                     arguments += ("fan_out", len(command.branches))
                     for offer, branch in zip(command.offers, command.branches, strict=True):

@@ -39,17 +39,26 @@ if mode == 'keep' and not ARGV[14] and stored[2] == status then
   return 'OK'
 end
 
--- What came beside writes nothing but signals.
+-- What came beside writes nothing but signals. The tries of a job that has a claim are those of the claim.
 if mode == 'beside' then
-  redis.call('HSET', job, 'fence', new_fence, 'signals', ARGV[15], 'sig_taken', ARGV[16], 'tries', '0')
+  redis.call('HSET', job, 'fence', new_fence, 'signals', ARGV[15], 'sig_taken', ARGV[16])
+  if stored[5] == '' then
+    redis.call('HSET', job, 'tries', '0')
+  end
   redis.call('XACK', stream, 'g', entry)
   redis.call('XDEL', stream, entry)
   return 'OK'
 end
 
--- A script that fails midway keeps what it wrote: so what was laid must be there before it begins.
-if ARGV[14] == 'fan_out_staged' and redis.call('EXISTS', job .. ':st:' .. ARGV[15]) == 0 then
-  return 'STALE'
+-- A script that fails midway keeps what it wrote, and after a fail-over some of what was laid may be
+-- missing: so all of it must be there before it begins. This effect comes first.
+local first = (mode == 'requeue' or mode == 'dead') and 15 or 14
+if ARGV[first] == 'fan_out_staged' then
+  local nonce, laid = ARGV[first + 1], tonumber(ARGV[first + 2])
+  if redis.call('HLEN', job .. ':br:' .. nonce) ~= laid
+      or redis.call('LLEN', job .. ':st:' .. nonce) ~= laid then
+    return 'STALE'
+  end
 end
 
 --@include tasks
@@ -264,7 +273,7 @@ local function other_effects() return {
 } end
 
 local others
-local i = (mode == 'requeue' or mode == 'dead') and 15 or 14
+local i = first
 while ARGV[i] do
   local name = ARGV[i]
   if name == 'offer' then

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+--@include apart
 --@include tasks
 --@include reopen
 --[[
@@ -29,11 +30,11 @@ for i = n + 2, #flat, 2 do
     entry[#entry + 1] = flat[i + 1]
   end
 end
-local moved = redis.call('XADD', kept.stream, '*', unpack(entry))
+local job = p .. 'j:' .. (job_id or '')
+local now = redis.call('HMGET', job, 'fence', 'owner', 'open', 'claim')
+local moved = add_apart(kept.stream, now[4], unpack(entry))
 redis.call('XDEL', KEYS[1], ARGV[2])
 
-local job = p .. 'j:' .. (job_id or '')
-local now = redis.call('HMGET', job, 'fence', 'owner', 'open')
 local is_closed = kept.status == 'waiting_for_parallel_tasks' and now[3] and now[3] ~= '0'
 if not kept.fence or now[1] ~= kept.fence or is_closed then
   return 1

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+--@include apart
 --[[
   A signal for a job, numbered behind its earlier ones: an event in its inbox.
 
@@ -34,15 +35,7 @@ local number = sent + 1
 redis.call('HSET', job, 'sig_sent', number)
 redis.call('ZADD', calls, number, nonce)
 redis.call('ZREMRANGEBYRANK', calls, 0, -tonumber(ARGV[6]) - 1)
-local inbox = p .. 'in:' .. stored[2]
-local function append()
-  return redis.call('XADD', inbox, '*', 'j', job_id, 'e', ARGV[3], 'n', number)
-end
-local entry = append()
-if entry == stored[5] then -- the job's own, of this millisecond, in the lane of new jobs
-  redis.call('XDEL', inbox, entry)
-  append()
-end
+add_apart(p .. 'in:' .. stored[2], stored[5], 'j', job_id, 'e', ARGV[3], 'n', number)
 if idempotency ~= '' then
   redis.call('HSET', idempotency, 'job', job_id, 'fingerprint', ARGV[8])
   redis.call('EXPIRE', idempotency, ARGV[9])
