@@ -112,7 +112,9 @@ class Advances:
         if event is None:
             raise UnreadableEvent
         if delivery.is_branch:
-            await settle_branch_event(self._jobs, self._inbox, self._hosting, delivery, event)
+            await settle_branch_event(
+                self._jobs, self._inbox, self._rules_for_branch, delivery, event
+            )
             return
         stored = await self._jobs.load(delivery.job_id)
         if stored is None:
@@ -314,16 +316,28 @@ class Advances:
     async def _hand_on(self, delivery: Delivery, stored: Stored) -> None:
         """A blueprint that is not hosted here: to its group, or quarantine where nobody has it."""
         name = stored.job.origin.blueprint
-        _, entries = await self._backend.catalogue.entries()
-        group = next((entry.group for entry in entries if entry.name == name), None)
-        if group is None:
+        if not await self._was_handed_on(delivery, name):
             log.error("blueprint not found", job_id=delivery.job_id, blueprint=name)
             event = JobSetAside(at=self._clock.now(), reason=f"Blueprint '{name}' not found.")
             await self._apply(stored, event, self._hosting.default_rules, delivery)
-        elif group != self._settings.group:
+
+    async def _was_handed_on(self, delivery: Delivery, blueprint: str) -> bool:
+        """False: nobody hosts it."""
+        _, entries = await self._backend.catalogue.entries()
+        group = next((entry.group for entry in entries if entry.name == blueprint), None)
+        if group is None:
+            return False
+        if group != self._settings.group:
             await self._inbox.forward(delivery, group)
         else:  # another executor of this group has it: a newer version of the code
             await self._inbox.defer(delivery, _DEFER_SECONDS)
+        return True
+
+    async def _rules_for_branch(self, delivery: Delivery, blueprint: str) -> Rules | None:
+        rules = self._hosting.rules.get(blueprint)
+        if rules is None and not await self._was_handed_on(delivery, blueprint):
+            return self._hosting.default_rules  # the job is quarantined when its branches are done
+        return rules
 
     async def put_off(self, delivery: Delivery, reason: str) -> None:
         """Let an entry that could not be handled come again, or, after too many tries, set it aside.

@@ -1,7 +1,8 @@
 """Events of a fan-out's branches: settled beside the job, which is not loaded for them."""
 
+from collections.abc import Awaitable, Callable
+
 from avtomatika_common.backend.ports import Delivery, Inbox, JobStore
-from avtomatika_common.logs import get_logger
 from avtomatika_common.records import pack_branch_fact
 from avtomatika_core.branches import branch_fact, offer_again, settle
 from avtomatika_core.events import (
@@ -13,13 +14,14 @@ from avtomatika_core.events import (
     TimerFired,
 )
 from avtomatika_core.job import TaskId
-from avtomatika_executor.hosting import Hosting
+from avtomatika_core.outcomes import Rules
 
-log = get_logger()
+RulesFor = Callable[[Delivery, str], Awaitable[Rules | None]]
+"""Rules of the blueprint of that name; None: the entry was handed on to whoever hosts it."""
 
 
 async def settle_branch_event(
-    jobs: JobStore, inbox: Inbox, hosting: Hosting, delivery: Delivery, event: InboxEvent
+    jobs: JobStore, inbox: Inbox, rules_for: RulesFor, delivery: Delivery, event: InboxEvent
 ) -> None:
     """Write what the event makes of its branch; an event of no open branch is answered, no more."""
     match event:
@@ -35,7 +37,9 @@ async def settle_branch_event(
     if branch is None or origin is None:
         await inbox.drop(delivery)
         return
-    rules = hosting.rules.get(origin.blueprint, hosting.default_rules)
+    rules = await rules_for(delivery, origin.blueprint)
+    if rules is None:
+        return
     if isinstance(event, TimerFired):
         outcome = offer_again(
             branch,
