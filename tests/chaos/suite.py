@@ -39,6 +39,7 @@ START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
 _LOOK_SECONDS: Final = 0.05
 _LOST_REDIS: Final = "avtomatika: Redis"
+_SERVES: Final = '"serving"'
 
 
 class Member:
@@ -101,17 +102,23 @@ class Member:
             self.start()
 
     def _note_end(self, code: int) -> None:
-        if self._asked_at is not None and code != 0 and not self._start_was_cut(code):
-            self.complaints.append(f"{self.name} was asked to stop and exited with {code}")
+        if self._asked_at is not None:
+            if code != 0 and not self._start_was_cut(code) and not self._could_not_start():
+                self.complaints.append(f"{self.name} was asked to stop and exited with {code}")
         elif not self._may_end:
-            said = self.said_since_start()[-1000:]
-            if _LOST_REDIS not in said and "does not answer" not in said:
+            if not self._could_not_start():
+                said = self.said_since_start()[-1000:]
                 self.complaints.append(f"{self.name} ended by itself with {code}:\n{said}")
             self._start_at = time.monotonic() + 0.5
 
     def _start_was_cut(self, code: int) -> bool:
         """It was told to stop before it could hear of it."""
-        return code == -signal.SIGTERM and '"serving"' not in self.said_since_start()
+        return code == -signal.SIGTERM and _SERVES not in self.said_since_start()
+
+    def _could_not_start(self) -> bool:
+        """Redis was away; it says so in one line."""
+        said = self.said_since_start()
+        return _SERVES not in said and _LOST_REDIS in said
 
     def said_since_start(self) -> str:
         with self.log.open("rb") as log:
@@ -119,7 +126,7 @@ class Member:
             return log.read().decode(errors="replace")
 
     def kill(self, down_seconds: float) -> None:
-        self._may_end = True
+        self._may_end, self._asked_at = True, None
         self._start_at = time.monotonic() + down_seconds
         self._send(signal.SIGKILL)
 

@@ -215,8 +215,9 @@ class Executor:
         branch = await self.backend.jobs.branch(job_id, task_id)
         assert branch is not None
         if isinstance(event, TimerFired):
-            origin = await self.backend.jobs.origin(job_id)
-            assert origin is not None
+            found = await self.backend.jobs.origin(job_id)
+            assert found is not None
+            origin, _ = found
             outcome: BranchResult | NextAttempt = offer_again(
                 branch, event, RULES, job_id=job_id, origin=origin, data_metadata={}
             )

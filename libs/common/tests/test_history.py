@@ -13,7 +13,7 @@ from avtomatika_common.config import Config
 from avtomatika_common.history import COLUMNS, HistoryReader, history_reader, sqlite_path
 from avtomatika_common.lifecycle import StartupError
 
-# Job, client, event type, Unix seconds, place (negative: of a branch).
+# Job, client, event type, Unix seconds, place.
 Stored = tuple[str, str | None, str, float, int]
 
 
@@ -74,16 +74,16 @@ async def test_rows_stand_in_the_order_of_the_commits_whatever_the_clocks_said(
         path,
         ("j", None, "job_completed", 13.0, 4000),
         ("j", None, "state_started", 9.9, 2001),  # by a process whose clock is behind
-        ("j", None, "branch_last", 12.0, -999),
+        ("j", None, "branch_last", 8.0, 2999),  # the same
         ("j", None, "job_created", 10.0, 1),
         ("j", None, "state_finished", 11.0, 2002),
-        ("j", None, "branch_first", 10.5, -998),
+        ("j", None, "branch_first", 7.5, 2999),
     )
 
     rows = await reader_of(path).rows("j")
 
     assert kinds(rows) == [
-        "job_created", "state_started", "branch_first", "state_finished", "branch_last",
+        "job_created", "state_started", "state_finished", "branch_first", "branch_last",
         "job_completed",
     ]  # fmt: skip
 

@@ -74,15 +74,19 @@ def test_a_fact_shows_the_job_after_the_change() -> None:
     assert (fact.snapshot["status"], fact.snapshot["error_message"]) == ("failed", "boom")
 
 
-def test_a_fact_of_a_branch_stands_beside_the_commits() -> None:
+def test_a_fact_of_a_branch_stands_between_two_commits() -> None:
     job = a_job()
 
-    first = unpack_fact(pack_branch_fact(job.id, job.origin, FACT, TaskId("t")))
-    again = unpack_fact(pack_branch_fact(job.id, job.origin, FACT, TaskId("t")))
-    other = unpack_fact(pack_branch_fact(job.id, job.origin, FACT, TaskId("u")))
+    first = unpack_fact(pack_branch_fact(job.id, job.origin, 3, FACT, TaskId("t")))
+    again = unpack_fact(pack_branch_fact(job.id, job.origin, 3, FACT, TaskId("t")))
+    other = unpack_fact(pack_branch_fact(job.id, job.origin, 3, FACT, TaskId("u")))
 
-    assert (first, first.order, first.snapshot) == (again, -1, {})
+    before = unpack_fact(pack_fact(job, FACT, "3:n", 10))
+    after = unpack_fact(pack_fact(job, FACT, "4:n", 0))
+
+    assert (first, first.snapshot) == (again, {})
     assert first.id != other.id
+    assert before.order < first.order == other.order < after.order
 
 
 def test_a_job_without_a_webhook_notifies_nobody() -> None:

@@ -1,10 +1,15 @@
 """What becomes of a time that comes while the job before has not ended."""
 
+from collections import Counter
 from collections.abc import Collection
+from typing import Any
 
+import pytest
 from services.scheduler.tests.world import EVERY_TEN_SECONDS, World, scheduling
 
 from avtomatika_core.job import JobId
+from avtomatika_core.schedule import Choice, Schedule, choose
+from avtomatika_scheduler import service
 
 
 async def test_as_a_rule_jobs_may_overlap(world: World) -> None:
@@ -138,3 +143,21 @@ async def test_what_waits_is_asked_about_together_once_a_second(world: World) ->
         await world.let_pass(1)
 
         assert len(await world.made()) == 51
+
+
+async def test_only_what_is_due_is_looked_at(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: Counter[str] = Counter()
+
+    def counted(schedule: Schedule, *about: Any) -> Choice:
+        looked[schedule.name] += 1
+        return choose(schedule, *about)
+
+    monkeypatch.setattr(service, "choose", counted)
+    yearly = '[yearly]\nblueprint = "report"\ncron = "0 0 1 7 *"\n'
+    async with scheduling(world, EVERY_TEN_SECONDS + 'overlap = "queue"\n' + yearly):
+        await world.has_jobs(1)
+        await world.let_pass(12)
+        before = looked["yearly"]
+        await world.let_pass(30)
+
+    assert looked["yearly"] == before

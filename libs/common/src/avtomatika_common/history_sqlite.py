@@ -21,13 +21,11 @@ class SqliteHistoryReader(HistoryReader):
         self._zone = zone
 
     async def rows(self, job_id: str) -> list[dict[str, Any]]:
-        # `place` orders what the job's own commits wrote, whatever the clocks of their processes
-        # said. What its branches did (a negative place) stands among it by time.
+        # `place` says what came after what, whatever the clocks of the processes said; only the
+        # branches of one fan-out share a place.
         return await self._select(
-            f"SELECT {', '.join(COLUMNS)} FROM (SELECT *, CASE WHEN place < 0 "  # noqa: S608
-            "  THEN timestamp ELSE max(timestamp) OVER (PARTITION BY place < 0 ORDER BY place) END"
-            "  AS reached FROM job_history WHERE job_id = ?) "
-            "ORDER BY reached, place < 0, place, timestamp, event_id",
+            f"SELECT {', '.join(COLUMNS)} FROM job_history WHERE job_id = ? "  # noqa: S608
+            "ORDER BY place, timestamp, event_id",
             (job_id,),
         )
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
+from avtomatika_common.backend.ports import StoreUnavailable
 from avtomatika_common.config import Config
 from avtomatika_common.lifecycle import Listening, Service, StartupError, running
 from avtomatika_common.logs import configure_logging, get_logger
@@ -33,7 +34,8 @@ def run_process(open_services: OpenServices, config: Config | None = None) -> in
 
     `open_services(config)` is entered before they start and left after they are drained: it opens
     and closes what they share. A second signal cuts the drain short (exit code 1). A StartupError,
-    from wherever, is one line on stderr and exit code 1; any other error is raised.
+    from wherever, and a store that is lost before they serve, are one line on stderr and exit code 1;
+    any other error is raised.
     """
     try:
         config = config or Config()
@@ -87,6 +89,10 @@ async def _serve(open_services: OpenServices, config: Config) -> int:
     except asyncio.CancelledError:
         if not signals:
             raise
+    except StoreUnavailable as error:
+        if serving:
+            raise
+        raise StartupError(str(error)) from error
     finally:  # the loop's end does not always give them back
         for number in _SIGNALS:
             loop.remove_signal_handler(number)

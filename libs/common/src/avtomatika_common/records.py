@@ -16,6 +16,8 @@ from avtomatika_core.job import Job, JobId, Origin, TaskId
 from avtomatika_core.outcomes import SentEvent
 from rxon import WorkerEvent
 
+_FACTS_OF_A_COMMIT: Final = 1000
+"""More than there are; the last place is that of branches that end before the next commit."""
 _NAMESPACE: Final[UUID] = uuid5(NAMESPACE_URL, "avtomatika:record")
 
 
@@ -27,7 +29,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     blueprint: str
     client_name: str | None
     order: int
-    """Place within the job's commits; -1 for a branch's, which are written beside them."""
+    """Place in the job's history. The branches of one fan-out share theirs."""
     fact: RecordFact
     snapshot: dict[str, Any]
     """The job's document after the change."""
@@ -57,6 +59,11 @@ unpack_fact: Final = msgspec.msgpack.Decoder(Fact).decode
 unpack_notification: Final = msgspec.msgpack.Decoder(Notification).decode
 
 
+def version_of(fence: str) -> int:
+    """How often the job was changed; a fence is `<version>:<nonce>`."""
+    return int(fence.partition(":")[0])
+
+
 def record_id(job_id: JobId, fence: str, index: int) -> str:
     """Of what the command at place `index` wrote, in the commit that wrote `fence`."""
     return str(uuid5(_NAMESPACE, f"{job_id}/{fence}/{index}"))
@@ -64,14 +71,13 @@ def record_id(job_id: JobId, fence: str, index: int) -> str:
 
 def pack_fact(job: Job, command: RecordFact, fence: str, index: int) -> bytes:
     """`fence` is the one the commit writes (`<version>:<nonce>`), `index` the command's place in it."""
-    version = int(fence.partition(":")[0])
     return codec.pack(
         Fact(
             id=record_id(job.id, fence, index),
             job_id=job.id,
             blueprint=job.origin.blueprint,
             client_name=job.origin.client.name,
-            order=version * 1000 + index,
+            order=version_of(fence) * _FACTS_OF_A_COMMIT + index,
             fact=command,
             snapshot=base_document(job),
         )
@@ -146,15 +152,20 @@ def open_approval(job_id: JobId, approval: Mapping[str, Any]) -> dict[str, Any]:
     return {**approval, "url": f"/_public/webhooks/approval/{job_id}"}
 
 
-def pack_branch_fact(job_id: JobId, origin: Origin, command: RecordFact, task_id: TaskId) -> bytes:
-    """A fact about a branch: written beside the job, so without a snapshot of it."""
+def pack_branch_fact(
+    job_id: JobId, origin: Origin, version: int, command: RecordFact, task_id: TaskId
+) -> bytes:
+    """A fact about a branch: written beside the job, so without a snapshot of it.
+
+    It comes behind what the commit wrote that made the job's `version`, whatever the clocks say.
+    """
     return codec.pack(
         Fact(
             id=str(uuid5(_NAMESPACE, f"{job_id}/branch/{task_id}/{command.kind}")),
             job_id=job_id,
             blueprint=origin.blueprint,
             client_name=origin.client.name,
-            order=-1,
+            order=(version + 1) * _FACTS_OF_A_COMMIT - 1,
             fact=command,
             snapshot={},
         )

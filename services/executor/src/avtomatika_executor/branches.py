@@ -33,10 +33,11 @@ async def settle_branch_event(
             await inbox.set_aside(delivery, f"{type(event).__name__} is no event of a branch.")
             return
     branch = await jobs.branch(delivery.job_id, task_id)
-    origin = None if branch is None else await jobs.origin(delivery.job_id)
-    if branch is None or origin is None:
+    found = None if branch is None else await jobs.origin(delivery.job_id)
+    if branch is None or found is None:
         await inbox.drop(delivery)
         return
+    origin, version = found
     rules = await rules_for(delivery, origin.blueprint)
     if rules is None:
         return
@@ -53,5 +54,5 @@ async def settle_branch_event(
         return
     ended = settle(branch, event, rules, job_id=delivery.job_id)
     fact = branch_fact(branch, event, delivery.job_id)
-    packed = pack_branch_fact(delivery.job_id, origin, fact, task_id)
+    packed = pack_branch_fact(delivery.job_id, origin, version, fact, task_id)
     await jobs.settle_branch(delivery, task_id, ended, token=branch.token, fact=packed)

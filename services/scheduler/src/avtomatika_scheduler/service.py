@@ -163,14 +163,24 @@ class SchedulerService:
             standing = self._standings[schedule.name]
             if not schedule.is_enabled and standing != (off := laid_off(standing)):
                 await self._note(schedule, lease, off)
+        next_looks = self._at_once()
         while True:
-            self._wake.clear()
-            await self._let_go()
-            next_look = self._ask_at
+            if self._wake.is_set():  # of any schedule, something may be different now
+                self._wake.clear()
+                next_looks = self._at_once()
+            next_looks |= dict.fromkeys(await self._let_go(), -math.inf)
             for schedule in self._schedules:
-                if schedule.is_enabled and self._can_run(schedule):
-                    next_look = min(next_look, await self._look_at(schedule, lease))
-            await clock.wait_until(next_look, self._wake)
+                if next_looks.get(schedule.name, math.inf) <= clock.now():
+                    next_looks[schedule.name] = await self._look_at(schedule, lease)
+            await clock.wait_until(min([self._ask_at, *next_looks.values()]), self._wake)
+
+    def _at_once(self) -> dict[str, float]:
+        """When to look next at each schedule that can run: now, at all of them."""
+        return {
+            schedule.name: -math.inf
+            for schedule in self._schedules
+            if schedule.is_enabled and self._can_run(schedule)
+        }
 
     def _can_run(self, schedule: Schedule) -> bool:
         problem = self._hindrance(schedule)
@@ -265,11 +275,12 @@ class SchedulerService:
         previous = await self._previous_jobs(schedule)
         return sorted(await self._backend.jobs.not_ended(previous))
 
-    async def _let_go(self) -> None:
-        """Forget what is held back by jobs that have ended, if it is time to ask."""
+    async def _let_go(self) -> set[str]:
+        """If it is time to ask: the schedules that are held back no more, their jobs having ended."""
         now = self._backend.clock.now()
         if now < self._ask_at:
-            return
+            return set()
+        held_back = self._held_back.keys()
         jobs = {job_id for held_by in self._held_back.values() for job_id in held_by}
         not_ended = await self._backend.jobs.not_ended(jobs)
         self._held_back = {
@@ -278,6 +289,7 @@ class SchedulerService:
             if not not_ended.isdisjoint(held_by)
         }
         self._ask_at = now + QUEUED_SECONDS if self._held_back else math.inf
+        return held_back - self._held_back.keys()
 
     async def _cancel_previous(self, schedule: Schedule) -> None:
         reason = f"Cancelled by schedule '{schedule.name}': its next time has come."

@@ -232,8 +232,8 @@ class JobStore(Protocol):
         """The open branch whose current task this is."""
         ...
 
-    async def origin(self, job_id: JobId) -> Origin | None:
-        """How the job came to be, without the rest of it."""
+    async def origin(self, job_id: JobId) -> tuple[Origin, int] | None:
+        """How the job came to be, and how often it was changed since; without the rest of it."""
         ...
 
     async def settle_branch(

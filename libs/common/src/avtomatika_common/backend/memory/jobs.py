@@ -386,9 +386,9 @@ class MemoryJobs(JobStore):
         packed = None if record is None else record.branches.get(task_id)
         return None if packed is None else codec.unpack_branch(packed)
 
-    async def origin(self, job_id: JobId) -> Origin | None:
+    async def origin(self, job_id: JobId) -> tuple[Origin, int] | None:
         record = self._tables.job(job_id)
-        return None if record is None else codec.unpack_origin(record.origin)
+        return None if record is None else (codec.unpack_origin(record.origin), record.version)
 
     async def settle_branch(
         self,

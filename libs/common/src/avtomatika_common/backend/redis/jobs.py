@@ -36,7 +36,7 @@ from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.backend.salvage import salvaged_job
 from avtomatika_common.backend.shapes import shape_of
 from avtomatika_common.clock import Clock
-from avtomatika_common.records import pack_fact, pack_notification
+from avtomatika_common.records import pack_fact, pack_notification, version_of
 from avtomatika_core.commands import (
     CancelChild,
     ClearDeadline,
@@ -103,7 +103,7 @@ def new_fence(version: int, nonce: str) -> str:
 
 def next_fence(stored: Stored) -> str:
     """What the commit of `stored` writes. The nonce was drawn when it was read: a repeat is the same."""
-    return new_fence(int(stored.fence.partition(":")[0]) + 1, stored.next_nonce)
+    return new_fence(version_of(stored.fence) + 1, stored.next_nonce)
 
 
 def milliseconds(seconds: float | None) -> int | str:
@@ -370,10 +370,15 @@ class RedisJobs(JobStore):
         packed = cast("bytes | None", await self._commands.command("HGET", key, task_id))
         return None if packed is None else codec.unpack_branch(packed)
 
-    async def origin(self, job_id: JobId) -> Origin | None:
+    async def origin(self, job_id: JobId) -> tuple[Origin, int] | None:
         key = keys.job(self._p(job_id), job_id)
-        packed = cast("bytes | None", await self._commands.command("HGET", key, "input"))
-        return None if packed is None else codec.unpack_origin(packed)
+        packed, fence = cast(
+            "tuple[bytes | None, bytes | None]",
+            await self._commands.command("HMGET", key, "input", "fence"),
+        )
+        if packed is None or fence is None:
+            return None
+        return codec.unpack_origin(packed), version_of(fence.decode())
 
     async def settle_branch(
         self,
