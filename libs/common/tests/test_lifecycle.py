@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from avtomatika_common.backend.ports import StoreUnavailable
 from avtomatika_common.config import Config
 from avtomatika_common.lifecycle import Service, ServiceEnded, StartupError, Suite, running
 from avtomatika_common.process import run_process
@@ -279,9 +280,12 @@ def test_a_signal_during_the_start_ends_it() -> None:
     assert (code, story) == (0, ["opened", "closed"])
 
 
-def test_what_stops_a_start_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("error", [StartupError, StoreUnavailable])
+def test_what_stops_a_start_is_one_line(
+    capsys: pytest.CaptureFixture[str], error: type[Exception]
+) -> None:
     story: list[str] = []
-    service = Recorded("a", story, at_start=StartupError("Redis at cache:6379 does not answer."))
+    service = Recorded("a", story, at_start=error("Redis at cache:6379 does not answer."))
 
     code = process_of(service, story)
 

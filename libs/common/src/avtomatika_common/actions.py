@@ -393,7 +393,7 @@ def _seconds(name: str, value: object, *, may_be_zero: bool = False) -> float | 
     seconds = _number(name, value)
     if seconds < 0 or (seconds == 0 and not may_be_zero):
         lowest = "0 or more" if may_be_zero else "above 0"
-        raise ValueError(f"{name} must be {lowest}, not {seconds}; leave it out for the default.")
+        raise ValueError(f"{name} must be {lowest}, not {seconds}.")
     return seconds
 
 
