@@ -33,6 +33,9 @@ _KINDS: Final = {
 }
 _WAYS: Final = ("sleep", "signal", "approval", "task", "fan", "child", "handler")
 
+_LARGE: Final = 300
+"""Branches of a fan-out that is laid beside its job in more than one piece."""
+
 
 class Act(msgspec.Struct):
     """One thing a client wanted, and what it was told."""
@@ -143,7 +146,8 @@ class Load:
             case "chain":
                 data |= {"slow": draw.choice((0.0, 0.1, 0.5)), "raises": draw.choice((0.0, 0.15))}
             case "fans":
-                data["branches"] = draw.choice((0, 1, 2, 4, 8))
+                few = draw.choice((0, 1, 2, 4, 8))
+                data["branches"] = few if draw.random() < 0.97 else _LARGE
             case "approvals":
                 data["patience"] = draw.choice((300.0, 300.0, 300.0, 3.0))
             case "naps":

@@ -58,6 +58,7 @@ RULES: Final = (
     Rule(_P + r"lease:p\d+/(watcher|dispatcher|workers)", "", most_ms=_LIVENESS_MS),
     Rule(_P + r"lease:p\d+/(watcher|dispatcher|workers):fence", "counts the holders of a lease"),
     Rule(_P + r"gone:.*", "", most_ms=_MINUTE_MS),
+    Rule(_P + r"replayed:.*", "", most_ms=_MINUTE_MS),
     # of workers: they have all signed off
     Rule(_W + r"gone", "the watcher, which deletes what it has passed on", most=0),
     Rule(_W + r"hint", "bounded by its script", most=_MOST_HINTS),

@@ -31,6 +31,8 @@ def fate(key: str, name: str) -> str:
         is_first = (key, name) not in _begun
         _begun.add((key, name))
         return "fails" if name == "first" and is_first else "done"
+    if name.isdigit() and int(name) >= 10:  # of a large fan-out: there are many
+        return "done"
     return random.choices(
         ("done", "slow", "fails", "refuses", "hangs"), weights=(70, 12, 10, 2, 6)
     )[0]

@@ -16,6 +16,7 @@ from avtomatika_common.lifecycle import running
 from avtomatika_core.job import JobStatus
 from avtomatika_executor import ExecutorService, Settings
 from tests.blueprints import counting_chain
+from tests.contract.builders import Executor, a_job
 from tests.jobs import create_job, ended
 from tests.proxy import proxy_to
 from tests.support import until
@@ -65,6 +66,26 @@ async def test_a_lone_command_whose_reply_was_cut_is_answered(redis_url: str, re
 
     assert proxy.cuts == 1
     assert answer == b"hello"
+
+
+async def test_a_replay_whose_answer_was_cut_is_told_that_it_is_done(redis_url: str) -> None:
+    async with proxy_to(redis_url) as (proxy, url), Redis.from_url(url) as client:
+        store = RedisStorage(client)
+        await store.open(StoreOptions(block_seconds=0.2))
+        executor = Executor(store)
+        await store.jobs.create(a_job(store))
+        await store.inbox.set_aside(await executor.read(), "no")
+        [dead] = await store.dead_events.newest(10)
+
+        proxy.cut_replies_after(0)
+        answers = [await store.dead_events.replay(dead.dead_id) for _ in range(2)]
+
+        replayed = await executor.read_all()
+        await store.close()
+
+    assert proxy.cuts == 1
+    assert answers == [True, False]
+    assert len(replayed) == 1
 
 
 async def test_a_server_that_never_answers_the_handshake_is_given_up() -> None:

@@ -8,13 +8,15 @@
 
   KEYS  dead
   ARGV  p, id of the dead event, nonce of this call
-  Returns  1 done, 0 no such dead event
+  Returns  1 done, also when this very call did it before, 0 no such dead event
 ]]
 local p = ARGV[1]
+local replayed = p .. 'replayed:' .. ARGV[2]
 local read = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])
 if #read == 0 then
-  return 0
+  return redis.call('GET', replayed) == ARGV[3] and 1 or 0
 end
+redis.call('SET', replayed, ARGV[3], 'EX', '60')
 local kept, flat, n = {}, read[1][2], 1
 while flat[n] ~= '' do
   kept[flat[n]] = flat[n + 1]
