@@ -11,6 +11,8 @@ from redis.asyncio import Redis
 from avtomatika_common.backend.ports import StoreOptions, StoreUnavailable
 from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_common.backend.redis.connection import BlockingReader, own_pool
+from avtomatika_common.backend.redis.dead import RedisDeadEvents
+from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.lifecycle import running
 from avtomatika_core.job import JobStatus
@@ -69,16 +71,24 @@ async def test_a_lone_command_whose_reply_was_cut_is_answered(redis_url: str, re
 
 
 async def test_a_replay_whose_answer_was_cut_is_told_that_it_is_done(redis_url: str) -> None:
-    async with proxy_to(redis_url) as (proxy, url), Redis.from_url(url) as client:
+    async with Redis.from_url(redis_url) as client, proxy_to(redis_url) as (proxy, url):
         store = RedisStorage(client)
         await store.open(StoreOptions(block_seconds=0.2))
         executor = Executor(store)
         await store.jobs.create(a_job(store))
         await store.inbox.set_aside(await executor.read(), "no")
         [dead] = await store.dead_events.newest(10)
+        async with Redis.from_url(url) as cut_off:
+            pool = own_pool(cut_off)
+            commands = Commands(pool)
+            commands.open()
+            await commands.script(script("replay_dead"), ["none"], ["", "0-1", ""])  # it is known
+            dead_events = RedisDeadEvents(commands, 1)
 
-        proxy.cut_replies_after(0)
-        answers = [await store.dead_events.replay(dead.dead_id) for _ in range(2)]
+            proxy.cut_replies_after(0)
+            answers = [await dead_events.replay(dead.dead_id) for _ in range(2)]
+            await commands.close()
+            await pool.disconnect()
 
         replayed = await executor.read_all()
         await store.close()
