@@ -175,6 +175,15 @@ def test_all_of_its_time_begins_anew() -> None:
     assert redrive(quarantined(a_job()), AGAIN).deadline is None
 
 
+def test_the_end_of_its_time_before_the_redrive_does_not_end_it_after() -> None:
+    job = redrive(set_aside(with_deadline(waiting_for_task(), 5.0)), AGAIN).job
+    went_on = after(job, returned(job, TransitionTo(state="work")))
+
+    for late in (job, went_on):
+        assert step(late, JobTimedOut(at=LATER), RULES).job is late
+        assert after(late, JobTimedOut(at=AGAIN + 5)).status is JobStatus.FAILED
+
+
 def test_its_own_parent_has_its_answer_and_takes_no_other() -> None:
     parent = waiting_for_child(success="good", failure="bad")
     token = token_of(parent)

@@ -210,6 +210,8 @@ class Head(_Value, frozen=True, kw_only=True):
     last_error: LastError | None = None
     updated_at: float
     finished_at: float | None = None
+    redriven_at: float | None = None
+    """When it last began to run again after an end."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):

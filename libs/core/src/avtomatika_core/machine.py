@@ -725,6 +725,9 @@ def _timed_out(job: Job, event: JobTimedOut) -> Step:
     seconds = job.origin.timeout_seconds
     if seconds is None:
         raise _illegal(job, event, "it has no deadline")
+    redriven_at = job.head.redriven_at
+    if redriven_at is not None and event.at <= redriven_at:  # since then it has all of it again
+        return Step(job)
     text = f"Job timed out after {plain_seconds(seconds)} seconds."
     stopped = replace(job, run=job.run + 1, cancelled=False)
     return _end(stopped, event.at, JobStatus.FAILED, text, open_wait=job.head.wait)
@@ -768,6 +771,7 @@ def _enter(
                 error_message=error_message,
                 last_error=head.last_error,
                 updated_at=at,
+                redriven_at=head.redriven_at,
             ),
             data=job.data,
             run=job.run + 1,

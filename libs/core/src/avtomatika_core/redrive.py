@@ -34,6 +34,7 @@ def redrive(job: Job, at: float) -> Redriven:
         aggregating=job.head.aggregating,
         last_error=job.head.last_error,
         updated_at=at,
+        redriven_at=at,
     )
     timeout = job.origin.timeout_seconds
     details = {"previous_status": job.status.value, "previous_error": job.head.error_message}
