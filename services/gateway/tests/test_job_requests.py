@@ -97,6 +97,11 @@ def test_a_request_without_a_key_has_none() -> None:
     assert idempotency_key(None, CLIENT, "/api/x", {}) is None
 
 
+def test_an_empty_key_is_no_protection_and_is_refused() -> None:
+    with pytest.raises(BadRequest, match="is empty"):
+        idempotency_key("", CLIENT, "/api/x", {})
+
+
 def test_a_key_may_have_255_characters_and_no_more() -> None:
     assert idempotency_key("k" * 255, CLIENT, "/api/x", {}) is not None
     with pytest.raises(BadRequest, match="longer than 255"):

@@ -100,8 +100,10 @@ def idempotency_key(
     header: str | None, client: ApiClient, path: str, body: dict[str, Any]
 ) -> IdempotencyKey | None:
     """None: the request has no key. Raises BadRequest."""
-    if not header:
+    if header is None:
         return None
+    if not header:
+        raise BadRequest("Idempotency-Key is empty: send 1 to 255 characters, or no such header.")
     if len(header) > _LONGEST_KEY:
         raise BadRequest(f"Idempotency-Key is longer than {_LONGEST_KEY} characters.")
     if not header.isprintable():
