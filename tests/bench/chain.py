@@ -29,11 +29,12 @@ from avtomatika_common.backend.redis.scripts import script
 from avtomatika_common.backend.redis.storage import RedisStorage
 from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.lifecycle import running
-from avtomatika_core.job import Head, JobId, JobStatus, Origin, new_job
+from avtomatika_core.job import Head, JobStatus
 from avtomatika_executor import ExecutorService, Settings
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.bench.report import percentiles, row
+from tests.jobs import create_job
 from tests.servers import redis_binaries, running_redis
 
 TRANSITIONS = 10
@@ -79,20 +80,9 @@ def long_blueprint(length: int, stamps: list[float]) -> StateMachineBlueprint:
 
 
 async def create(backend: Backend, blueprint: StateMachineBlueprint, jobs: int) -> None:
-    assert blueprint.start_state is not None
-
-    async def one() -> None:
-        origin = Origin(
-            blueprint=blueprint.name,
-            group="default",
-            start_state=str(blueprint.start_state),
-            initial_data={"n": 1},
-            created_at=backend.clock.now(),
-        )
-        await backend.jobs.create(new_job(JobId(ids.new_id()), origin))
-
-    for start in range(0, jobs, 500):
-        await asyncio.gather(*(one() for _ in range(min(500, jobs - start))))
+    for first in range(0, jobs, 500):
+        some = range(first, min(first + 500, jobs))
+        await asyncio.gather(*(create_job(backend, blueprint, n=1) for _ in some))
 
 
 async def all_finished(backend: Backend, jobs: int) -> None:

@@ -19,7 +19,6 @@ import structlog
 import uvloop
 from redis.asyncio import Redis
 
-from avtomatika_common import ids
 from avtomatika_common.actions import ActionFactory
 from avtomatika_common.backend.ports import Backend, StoreOptions
 from avtomatika_common.backend.redis.storage import RedisStorage
@@ -27,12 +26,13 @@ from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.clock import Clock
 from avtomatika_common.lifecycle import running
 from avtomatika_common.process import calm_collector
-from avtomatika_core.job import JobId, JobStatus, Origin, new_job
+from avtomatika_core.job import JobStatus
 from avtomatika_executor import ExecutorService, Settings
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.bench.chain import STEPS, chain_blueprint, create
 from tests.bench.report import percentiles, row
+from tests.jobs import create_job
 from tests.processes import Process, a_process
 from tests.servers import free_port, redis_binaries, running_redis
 
@@ -57,21 +57,13 @@ def sleeper(clock: Clock, lateness: list[float]) -> StateMachineBlueprint:
     return blueprint
 
 
-async def put_to_sleep(backend: Backend, moments: list[float]) -> None:
+async def put_to_sleep(
+    backend: Backend, blueprint: StateMachineBlueprint, moments: list[float]
+) -> None:
     """A sleeping job for each of these moments (Unix seconds)."""
-
-    async def one(until: float) -> None:
-        origin = Origin(
-            blueprint="sleeper",
-            group="default",
-            start_state="start",
-            initial_data={"until": until},
-            created_at=backend.clock.now(),
-        )
-        await backend.jobs.create(new_job(JobId(ids.new_id()), origin))
-
     for first in range(0, len(moments), AT_ONCE):
-        await asyncio.gather(*map(one, moments[first : first + AT_ONCE]))
+        some = moments[first : first + AT_ONCE]
+        await asyncio.gather(*(create_job(backend, blueprint, until=until) for until in some))
     await until_counted(backend, JobStatus.SLEEPING, len(moments))
 
 
@@ -136,13 +128,14 @@ async def lateness_of(url: str, per_second: int, seconds: int, *, busy: bool) ->
     async with Redis.from_url(url) as client:
         backend = RedisStorage(client)
         chain = chain_blueprint()
-        blueprints = [sleeper(backend.clock, lateness), chain]
+        sleeps = sleeper(backend.clock, lateness)
+        blueprints = [sleeps, chain]
         for blueprint in blueprints:
             blueprint.validate()
         await backend.open(StoreOptions(retention_seconds=600))
         async with running(ExecutorService(Settings(), backend, blueprints)):
             begin = backend.clock.now() + 2 + count / STARTS_PER_SECOND
-            await put_to_sleep(backend, [begin + n / per_second for n in range(count)])
+            await put_to_sleep(backend, sleeps, [begin + n / per_second for n in range(count)])
             if backend.clock.now() > begin:
                 raise SystemExit("Making the jobs took longer than they sleep: take fewer.")
             async with chains(backend, chain, wanted=busy):

@@ -4,7 +4,7 @@ import pytest
 
 from avtomatika_common.backend.ports import DEAD_EVENTS_KEPT, DeadEvent, LostClaim, StorageBackend
 from avtomatika_core.events import JobSetAside, TaskSucceeded
-from avtomatika_core.job import JobStatus, WorkerId
+from avtomatika_core.job import JobId, JobStatus, WorkerId
 from avtomatika_core.machine import step
 from tests.contract.builders import (
     RULES,
@@ -33,6 +33,17 @@ async def quarantine(backend: StorageBackend, claim: Claim, reason: str = "why")
 async def the_dead_event(backend: StorageBackend) -> DeadEvent:
     [dead] = await backend.dead_events.newest(10)
     return dead
+
+
+async def a_branch_done(executor: Executor) -> tuple[JobId, TaskSucceeded]:
+    """A job with two branches, and the result of one, which is on its way to it."""
+    backend = executor.backend
+    waiting = await executor.run(await executor.start(), parallel(a_task(), a_task()))
+    task = (await backend.board.heads(0, 1))[0]
+    await backend.board.lease(task.task_id, task.job_id, 1, WorkerId("worker-1"), 1)
+    event = a_success(backend, task.task_id)
+    await backend.board.end_lease(task.job_id, WorkerId("worker-1"), event)
+    return waiting.job.id, event
 
 
 async def test_an_entry_set_aside_is_among_the_dead_events(backend: StorageBackend) -> None:
@@ -220,18 +231,14 @@ async def test_replay_leaves_a_job_alone_whose_branches_were_closed(
     backend: StorageBackend,
 ) -> None:
     executor = Executor(backend)
-    waiting = await executor.run(await executor.start(), parallel(a_task(), a_task()))
-    task = (await backend.board.heads(0, 1))[0]
-    await backend.board.lease(task.task_id, task.job_id, 1, WorkerId("worker-1"), 1)
-    event = a_success(backend, task.task_id)
-    await backend.board.end_lease(task.job_id, WorkerId("worker-1"), event)
-    stored = await backend.jobs.load(waiting.job.id)
+    job_id, _ = await a_branch_done(executor)
+    stored = await backend.jobs.load(job_id)
     assert stored is not None
     await quarantine(backend, Claim(stored, await executor.read()))
 
     assert await backend.dead_events.replay((await the_dead_event(backend)).dead_id)
 
-    after = await backend.jobs.load(waiting.job.id)
+    after = await backend.jobs.load(job_id)
     assert after is not None
     assert after.job.status is JobStatus.QUARANTINED
 
@@ -251,11 +258,7 @@ async def test_an_event_of_a_branch_counts_its_own_tries_and_begins_anew_when_re
     backend: StorageBackend, pass_time: PassTime
 ) -> None:
     executor = Executor(backend)
-    waiting = await executor.run(await executor.start(), parallel(a_task(), a_task()))
-    task = (await backend.board.heads(0, 1))[0]
-    await backend.board.lease(task.task_id, task.job_id, 1, WorkerId("worker-1"), 1)
-    event = a_success(backend, task.task_id)
-    await backend.board.end_lease(task.job_id, WorkerId("worker-1"), event)
+    job_id, event = await a_branch_done(executor)
     tries: list[int] = []
     for _ in range(2):
         delivery = await executor.read()
@@ -269,10 +272,10 @@ async def test_an_event_of_a_branch_counts_its_own_tries_and_begins_anew_when_re
 
     replayed = await executor.read()
 
-    stored = await backend.jobs.load(waiting.job.id)
+    stored = await backend.jobs.load(job_id)
     assert stored is not None
     assert stored.tries == 0
     assert [*tries, failed.tries, replayed.tries] == [0, 1, 2, 0]
     assert isinstance(replayed.event, TaskSucceeded)
-    assert (replayed.event.task_id, replayed.event.data) == (task.task_id, event.data)
+    assert (replayed.event.task_id, replayed.event.data) == (event.task_id, event.data)
     assert replayed.is_branch
