@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from avtomatika_common.backend.ports import PROMISE_SECONDS
 from avtomatika_common.clock import SystemClock
 from tests.integration.sites import SETTINGS, persistently
 from tests.interop.door import CLIENT_TOKEN, Answer, Door, result_of
@@ -91,18 +92,21 @@ async def work(door: Door) -> None:
 POINTS = (
     "create 1 before",
     "create 1 after",
-    "commit 1 before",  # the task is on the board with it
+    "commit 1 before",  # its handler's run has begun with it
     "commit 1 after",
+    "commit 2 before",  # the task is on the board with it
+    "commit 2 after",
     "lease 1 after",
     "end_lease 1 before",
     "end_lease 1 after",
-    "commit 2 before",  # the result and the step behind it
-    "commit 2 after",
-    "commit 3 after",  # the end
+    "commit 3 before",  # the result, and the run behind it has begun
+    "commit 3 after",
+    "commit 4 before",  # the end
+    "commit 4 after",
 )
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(120)
 async def test_wherever_a_host_is_killed_every_accepted_job_goes_on(
     a_host: Hosts, port: int
 ) -> None:
@@ -114,7 +118,8 @@ async def test_wherever_a_host_is_killed_every_accepted_job_goes_on(
         for point in POINTS:
             with a_host(DIES_AT=point) as host:
                 made.append(tasks.create_task(create(door, "work", point=point)))
-                await until(host.has_ended, 5, f"it is not killed at {point}")
+                # What was promised through the host before waits until that promise is over.
+                await until(host.has_ended, PROMISE_SECONDS + 10, f"it is not killed at {point}")
                 assert host.exit_code == -signal.SIGKILL, host.stderr
         with a_host():
             job_ids = [await one for one in made]

@@ -789,8 +789,11 @@ class Promise(_Value, frozen=True, kw_only=True):
     offer_number: int
 
 
-PROMISE_SECONDS: Final = 10.0
-"""How long a worker's place is kept for a task that was promised to it."""
+PROMISE_SECONDS: Final = 5.0
+"""How long a worker's place is kept for a task that was promised to it.
+
+So long a task waits that was promised through a gateway that has died since.
+"""
 
 
 class Match(_Value, frozen=True, kw_only=True):
