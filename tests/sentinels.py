@@ -72,6 +72,18 @@ class Watched:
 
             await until(is_so, 20.0, f"{server.url} is no {role}")
 
+    async def kill_in_step(self, master: RedisServer) -> None:
+        """Kill it at a moment when its replica has all that was answered."""
+        async with Redis.from_url(master.url) as client:
+            await client.client_pause(20_000, all=False)  # writes, which are answered no more
+
+            async def has_all() -> bool:
+                known: Any = await client.info("replication")
+                return bool(known["slave0"]["offset"] == known["master_repl_offset"])
+
+            await until(has_all, 10.0, "the replica does not catch up")
+        master.kill()
+
     async def cut_off_replica(self) -> None:
         """Nothing that is written from now on reaches it."""
         async with Redis.from_url((await self.master()).url) as client:

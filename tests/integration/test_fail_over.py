@@ -40,15 +40,16 @@ def scaled_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def service(request: pytest.FixtureRequest) -> Generator[Watched, None, None]:
-    """Master and replica, as the parameter says, and one Sentinel."""
+    """Master and replica with the options of the parameter, and as many Sentinels."""
     if not REDIS_BINARIES:
         missing("Redis")
-    with watched(max(REDIS_BINARIES.items())[1], *request.param) as running:
+    options, sentinels = request.param
+    with watched(max(REDIS_BINARIES.items())[1], *options, sentinels=sentinels) as running:
         yield running
 
 
-safe = pytest.mark.parametrize("service", [LASTING], indirect=True, ids=["safe"])
-strict = pytest.mark.parametrize("service", [STRICT], indirect=True, ids=["strict"])
+safe = pytest.mark.parametrize("service", [(LASTING, 3)], indirect=True, ids=["safe"])
+strict = pytest.mark.parametrize("service", [(STRICT, 1)], indirect=True, ids=["strict"])
 
 
 @asynccontextmanager
@@ -66,10 +67,13 @@ async def a_store(service: Watched) -> AsyncGenerator[RedisStorage, None]:
 
 @safe
 async def test_the_work_goes_on_with_the_replica(service: Watched) -> None:
+    """Also when the first of the Sentinels is not there."""
     await service.in_step()
     master, replica = await service.master(), await service.replica()
-    async with a_loaded_site(open_redis(service.url), fails_over=True) as (_, load):
-        master.kill()
+    url = service.url
+    service.sentinels.pop(0).kill()
+    async with a_loaded_site(open_redis(url), fails_over=True) as (_, load):
+        await service.kill_in_step(master)
         await service.promoted(replica)
 
         await goes_on(load)
