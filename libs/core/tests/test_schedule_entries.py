@@ -95,7 +95,7 @@ DAILY: dict[str, Any] = {"blueprint": "b", "daily_at": "02:30"}
 
 WRONG: list[tuple[Any, str]] = [
     ({"interval_seconds": 10}, "Schedule 's' is missing a 'blueprint' name."),
-    (INTERVAL | {"croon": "* * * * *"}, "Unknown key 'croon' in schedule 's'."),
+    (INTERVAL | {"croon": "* * * * *"}, "Unknown key 'croon' in schedule 's'; there are blueprint, catch_up_limit, cron, daily_at, dispatch_timeout, enabled, ends_at, initial_data, input_data, interval_seconds, jitter_seconds, misfire, monthly_dates, overlap, result_timeout, starts_at, time, timezone, weekly_days."),
     (INTERVAL | {"interval_seconds": 0.5}, "Schedule 's': 'interval_seconds' must be a number of seconds of at least 1."),
     (INTERVAL | {"interval_seconds": True}, "Schedule 's': 'interval_seconds' must be a number of seconds of at least 1."),
     (INTERVAL | {"interval_seconds": float("nan")}, "Schedule 's': 'interval_seconds' must be a number of seconds of at least 1."),

@@ -198,7 +198,7 @@ async def test_where_all_blueprints_are_known_an_unknown_one_stops_the_start(
     ("toml", "message"),
     [
         ("[tick]\ninterval_seconds = 10", "Schedule 'tick' is missing a 'blueprint' name."),
-        (EVERY_TEN_SECONDS + "crown = '* * * * *'", "Unknown key 'crown' in schedule 'tick'."),
+        (EVERY_TEN_SECONDS + "crown = '* * * * *'", "Unknown key 'crown' in schedule 'tick'; "),
         (
             NIGHTLY.replace("Europe/Berlin", "Mars"),
             "Schedule 'nightly': 'timezone' must be the name",

@@ -56,7 +56,8 @@ class _Entry:
         self._table = cast("dict[str, object]", table)
         for key in self._table:
             if key not in _KEYS:
-                raise ValueError(f"Unknown key '{key}' in schedule '{name}'.")
+                known = ", ".join(sorted(_KEYS))
+                raise ValueError(f"Unknown key '{key}' in schedule '{name}'; there are {known}.")
 
     def parse(self, default_timezone: str) -> Schedule:
         blueprint = self._blueprint()
