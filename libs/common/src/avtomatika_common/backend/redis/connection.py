@@ -1,7 +1,6 @@
 """Connections to Redis: how they are made, which errors pass, and those for reads that block."""
 
 import asyncio
-import math
 from collections.abc import Callable
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -23,6 +22,7 @@ from redis.exceptions import (
 )
 
 from avtomatika_common.backend.ports import StoreUnavailable
+from avtomatika_common.backend.redis.pipeline import ConnectionLost, Pipeline
 from avtomatika_common.backend.redis.sentinel import MasterPool, service_of
 
 Argument = bytes | str | int | float
@@ -33,7 +33,7 @@ pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  # 
 ANSWER_SECONDS: Final = 5.0
 """Longest wait for a connection, or for a server that says nothing; then it counts as broken."""
 _POOL_SETTINGS: Final = ("maint_", "orig_", "oss_", "himport_")
-NETWORK_ERRORS: Final = (RedisError, OSError, TimeoutError)
+NETWORK_ERRORS: Final = (RedisError, OSError, TimeoutError, ConnectionLost)
 
 
 def own_pool(client: Redis) -> ConnectionPool:
@@ -90,10 +90,6 @@ def server_of(connection: AbstractConnection) -> object:
     return getattr(made, "host", None), getattr(made, "port", None)
 
 
-async def _answer(connection: AbstractConnection) -> Any:
-    return cast("Any", await connection.read_response(timeout=math.inf, disconnect_on_error=False))
-
-
 def words(error: BaseException) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
@@ -121,6 +117,8 @@ class BlockingReader:
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
         self._connection: AbstractConnection | None = None
+        self._pipeline: Pipeline[asyncio.Future[Any]] | None = None
+        self._answer: asyncio.Future[Any] | None = None
 
     async def read(self, *arguments: Argument, seconds: float) -> Any:
         """Send one command and wait for its answer, at most `seconds` and a margin.
@@ -130,11 +128,13 @@ class BlockingReader:
         """
         complete = False
         try:
-            if self._connection is None:
-                self._connection = await connected(self._pool, ANSWER_SECONDS)
-            async with asyncio.timeout(seconds + ANSWER_SECONDS):
-                await self._connection.send_packed_command(pack(arguments), check_health=False)
-                reply = await _answer(self._connection)
+            pipeline = self._pipeline
+            if pipeline is None or pipeline.is_over:
+                pipeline = await self._connect()
+            answer = self._answer = asyncio.get_running_loop().create_future()
+            pipeline.silence_seconds = seconds + ANSWER_SECONDS
+            pipeline.send(pack(arguments), (answer,))
+            reply = await answer
             complete = True
         except ResponseError as error:
             if passes(error):
@@ -149,8 +149,36 @@ class BlockingReader:
             if not complete:
                 await self.close()
 
+    async def _connect(self) -> Pipeline[asyncio.Future[Any]]:
+        await self.close()
+        self._connection = await connected(self._pool, ANSWER_SECONDS)
+        self._pipeline = Pipeline(
+            self._connection,
+            answered=_answered,
+            lost=self._lost,
+            writable=lambda: None,
+            silence_seconds=ANSWER_SECONDS,
+        )
+        return self._pipeline
+
+    def _lost(self, reason: Exception) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionLost(words(reason)))
+
     async def close(self) -> None:
         connection, self._connection = self._connection, None
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.end(ConnectionLost("closed here"))
         if connection is not None:
             await connection.disconnect(nowait=True)
             await self._pool.release(connection)
+
+
+def _answered(answer: asyncio.Future[Any], reply: Any) -> None:
+    if answer.done():
+        return
+    if isinstance(reply, Exception):
+        answer.set_exception(reply)
+    else:
+        answer.set_result(reply)

@@ -1,4 +1,4 @@
-"""One connection that many calls share: sent as they come, answered in order as the replies arrive.
+"""One connection whose calls are sent as they come, and answered in order as the replies arrive.
 
 redis-py makes the connection: address, TLS, login. From then on its bytes are read and written here,
 without a task or a stream in between: those would cost more than all the rest of a call.
@@ -42,7 +42,7 @@ class Pipeline(asyncio.Protocol, Generic[_Call]):
         self._answered = answered
         self._lost = lost
         self._writable = writable
-        self._silence_seconds = silence_seconds
+        self.silence_seconds = silence_seconds
         self._loop = asyncio.get_running_loop()
         self._unanswered: deque[_Call] = deque()
         self._heard_at = 0.0
@@ -73,7 +73,7 @@ class Pipeline(asyncio.Protocol, Generic[_Call]):
         if not self._unanswered:
             self._heard_at = self._loop.time()
             if self._alarm is None:
-                self._alarm = self._loop.call_later(self._silence_seconds, self._look)
+                self._alarm = self._loop.call_later(self.silence_seconds, self._look)
         self._unanswered.extend(calls)
         self._transport.write(packed)
 
@@ -92,11 +92,11 @@ class Pipeline(asyncio.Protocol, Generic[_Call]):
         self._alarm = None
         if not self._unanswered:
             return
-        left = self._silence_seconds - (self._loop.time() - self._heard_at)
+        left = self.silence_seconds - (self._loop.time() - self._heard_at)
         if left > 0:
             self._alarm = self._loop.call_later(left, self._look)
         else:
-            self.end(ConnectionLost(f"no answer within {self._silence_seconds:g} s"))
+            self.end(ConnectionLost(f"no answer within {self.silence_seconds:g} s"))
 
     # -- what the transport tells
 
