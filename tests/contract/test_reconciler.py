@@ -33,6 +33,7 @@ from tests.contract.builders import (
     a_success,
     a_task,
     fire,
+    lease,
     take,
     waiting_tasks,
 )
@@ -583,6 +584,71 @@ async def test_a_place_for_a_task_the_worker_does_not_have_is_free_again(
         assert await laps.run(2) == {"hold": 1}
 
         assert await held_by(backend) == 1
+
+
+async def a_worker_with_tasks(backend: StorageBackend, executor: Executor, count: int) -> None:
+    """It has them all, and its directory knows."""
+    registered = await backend.workers.register(WORKER, {}, 600.0)
+    await executor.fan_out(count)
+    while await fire(backend):
+        pass
+    while tasks := await waiting_tasks(backend):
+        for task in tasks:
+            await lease(backend, task, WORKER, incarnation=registered.incarnation)
+            await backend.board.confirm(task.task_id, task.job_id, WORKER)
+    await relay(backend)
+    assert await held_by(backend) == count
+
+
+async def test_of_many_leases_those_of_nothing_are_forgotten_wherever_they_stand(
+    backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor
+) -> None:
+    await a_worker_with_tasks(backend, executor, 600)
+    for number in range(30):
+        await hands.add_lease(WORKER, TaskId(f"gone-{number}"))
+
+    assert await laps.run(2) == {"lease": 30}
+
+    assert await hands.holds(WORKER) == 600
+
+
+async def test_of_many_places_those_for_nothing_are_free_again_wherever_they_stand(
+    backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor
+) -> None:
+    await a_worker_with_tasks(backend, executor, 600)
+    for number in range(30):
+        await hands.take_place(WORKER, TaskId(f"gone-{number}"))
+
+    assert await laps.run(2) == {"hold": 30}
+
+    assert await held_by(backend) == 600
+
+
+async def test_a_place_for_nothing_is_seen_also_while_others_change_all_the_time(
+    backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor
+) -> None:
+    await a_worker_with_tasks(backend, executor, 1)
+    await hands.take_place(WORKER, TaskId("gone"))
+
+    for _ in range(2):
+        await laps.pass_time(3 * LAP)
+        await executor.dispatch()
+        await lease(backend, worker=WORKER)
+        await laps.run()
+        await relay(backend)
+
+    assert await backend.inspection.mended() == {"hold": 1}
+
+
+async def test_the_places_of_many_workers_are_looked_at(
+    backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor
+) -> None:
+    await a_worker_with_tasks(backend, executor, 1)
+    for number in range(300):
+        await backend.workers.register(WorkerId(f"other-{number}"), {}, 600.0)
+    await hands.take_place(WORKER, TaskId("gone"))
+
+    assert await laps.run(2) == {"hold": 1}
 
 
 # --- what is whole

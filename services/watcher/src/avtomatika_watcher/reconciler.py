@@ -22,15 +22,16 @@ from avtomatika_common.backend.ports import (
     StoreUnavailable,
     UnreadableJob,
 )
+from avtomatika_common.clock import LATENCY_SECONDS
 from avtomatika_common.logs import get_logger
 from avtomatika_core.consistency import Flaw, FlawKind, flaws, mend
-from avtomatika_core.job import BranchesWait, ChildWait, Job, JobId, TaskId
+from avtomatika_core.job import BranchesWait, ChildWait, Job, JobId, TaskId, WorkerId
 from avtomatika_watcher.settings import Settings
 
 log = get_logger()
 
-_JOBS_AT_ONCE = 100
-"""A script about them keeps Redis for a millisecond or two."""
+_AT_ONCE = 100
+"""Jobs or places; a script about them keeps Redis for a millisecond or two."""
 
 
 class _Suspect(msgspec.Struct, frozen=True):
@@ -58,6 +59,7 @@ class Reconciler:
         self._suspects: dict[int, dict[JobId, _Suspect]] = {}
         self._orphans: dict[int, set[Orphan]] = {}
         self._orphan_places: set[Orphan] = set()
+        self._places_seen_at = 0.0
 
     async def watch(self, partition: int) -> None:
         """Walk the live jobs of a partition, and what stands beside them, lap after lap."""
@@ -88,7 +90,9 @@ class Reconciler:
         self._orphans[partition] = await self._walk_orphans(partition, orphans)
 
     async def lap_of_places(self) -> None:
-        self._orphan_places = await self._walk_places(self._orphan_places)
+        before, since = self._orphan_places, self._places_seen_at
+        self._orphan_places = await self._walk_places(before, since)
+        self._places_seen_at = self._clock.now() + LATENCY_SECONDS
 
     async def _pause(self) -> None:
         await self._wait_until(self._clock.now() + self._settings.pause_seconds)
@@ -105,7 +109,7 @@ class Reconciler:
         suspects: dict[JobId, _Suspect] = {}
         cursor = ""
         while cursor != "0":
-            cursor, jobs = await self._inspection.live(partition, cursor or "0", _JOBS_AT_ONCE)
+            cursor, jobs = await self._inspection.live(partition, cursor or "0", _AT_ONCE)
             await self._pause()
             for looks in _at_once(
                 self._look_at(job, before) for job in jobs if self._is_quiet(job)
@@ -196,17 +200,31 @@ class Reconciler:
         found: set[Orphan] = set()
         cursor = ""
         while cursor != "0":
-            cursor, some = await self._inspection.orphans(partition, cursor or "0", _JOBS_AT_ONCE)
+            cursor, some = await self._inspection.orphans(partition, cursor or "0", _AT_ONCE)
             found |= await self._removed(partition, some, before)
             await self._pause()
         return found
 
-    async def _walk_places(self, before: set[Orphan]) -> set[Orphan]:
+    async def _walk_places(self, before: set[Orphan], since: float) -> set[Orphan]:
         """One lap; what was found for the first time."""
         found: set[Orphan] = set()
         cursor = ""
         while cursor != "0":
-            cursor, some = await self._inspection.orphan_places(cursor or "0", _JOBS_AT_ONCE)
+            cursor, workers = await self._inspection.workers(cursor or "0", _AT_ONCE)
+            await self._pause()
+            for worker_id in workers:
+                found |= await self._walk_places_of(worker_id, before, since)
+        return found
+
+    async def _walk_places_of(
+        self, worker_id: WorkerId, before: set[Orphan], since: float
+    ) -> set[Orphan]:
+        found: set[Orphan] = set()
+        cursor = ""
+        while cursor != "0":
+            cursor, some = await self._inspection.orphan_places(
+                worker_id, cursor or "0", _AT_ONCE, since
+            )
             found |= await self._removed(0, some, before)
             await self._pause()
         return found

@@ -972,10 +972,17 @@ class Inspection(Protocol):
         """Timers, deferred entries and the quarantine list, with a cursor as for `live`."""
         ...
 
-    async def orphan_places(self, cursor: str, limit: int) -> tuple[str, Sequence[Orphan]]:
-        """Places that workers hold for tasks they do not have, with a cursor as for `live`.
+    async def workers(self, cursor: str, limit: int) -> tuple[str, Sequence[WorkerId]]:
+        """Those that are registered, with a cursor as for `live`."""
+        ...
 
-        What is still on its way to the workers' directory is none.
+    async def orphan_places(
+        self, worker_id: WorkerId, cursor: str, limit: int, since: float
+    ) -> tuple[str, Sequence[Orphan]]:
+        """Places a worker holds for tasks it does not have, with a cursor as for `live`.
+
+        None while a change of `since` or before is on its way to the workers' directory. And its
+        leases of tasks that are no more.
         """
         ...
 

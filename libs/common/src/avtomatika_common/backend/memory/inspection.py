@@ -252,26 +252,35 @@ class MemoryInspection(Inspection):
         return token not in self._tables.deferred
 
     @override
-    async def orphan_places(self, cursor: str, limit: int) -> tuple[str, Sequence[Orphan]]:
-        partitions = self._tables.partitions
+    async def workers(self, cursor: str, limit: int) -> tuple[str, Sequence[WorkerId]]:
+        workers, first = self._workers.registered(), int(cursor)
+        following = first + limit
+        return str(following if following < len(workers) else 0), workers[first:following]
+
+    @override
+    async def orphan_places(
+        self, worker_id: WorkerId, cursor: str, limit: int, since: float
+    ) -> tuple[str, Sequence[Orphan]]:
+        partitions, first = self._tables.partitions, int(cursor)
         held = {
-            (worker_id, task_id): task
+            task_id: task
             for here in partitions
-            for worker_id, tasks in here.held.items()
-            for task_id, task in tasks.items()
+            for task_id, task in here.held.get(worker_id, {}).items()
         }
+        kept = self._workers.kept_places(worker_id)
         on_the_way = {(change[1], change[2]) for here in partitions for change in here.out}
+        following = first + limit
         found = [
             Orphan(kind="hold", name=task_id, worker_id=worker_id, mark=str(offer))
-            for worker_id, task_id, offer in self._workers.kept_places()
-            if (worker_id, task_id) not in held and (worker_id, task_id) not in on_the_way
+            for task_id, offer in kept[first:following]
+            if task_id not in held and (worker_id, task_id) not in on_the_way
         ]
         found += [
             Orphan(kind="lease", name=task_id, worker_id=worker_id)
-            for (worker_id, task_id), task in held.items()
+            for task_id, task in islice(held.items(), first, following)
             if self._tables.task(task.job_id, task_id) is None
         ]
-        return "0", found
+        return str(following if following < max(len(kept), len(held)) else 0), found
 
     async def remove(self, partition: int, orphan: Orphan) -> bool:
         tables, name = self._tables, orphan.name

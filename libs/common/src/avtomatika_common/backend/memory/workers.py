@@ -126,12 +126,15 @@ class MemoryWorkers(WorkerDirectory):
             stamp=known.stamp,
         )
 
-    def kept_places(self) -> list[tuple[WorkerId, TaskId, int]]:
-        """Worker, task and number of its offer for each place whose lease is known here."""
+    def registered(self) -> list[WorkerId]:
+        return list(self._registrations)
+
+    def kept_places(self, worker_id: WorkerId) -> list[tuple[TaskId, int]]:
+        """Task and number of its offer for each place of a worker whose lease is known here."""
+        known = self._registrations.get(worker_id)
         return [
-            (worker_id, task_id, hold.offer_number)
-            for worker_id, known in self._registrations.items()
-            for task_id, hold in known.holds.items()
+            (task_id, hold.offer_number)
+            for task_id, hold in (known.holds.items() if known else ())
             if hold.until == math.inf
         ]
 

@@ -52,7 +52,8 @@ _WALKS: Final[tuple[tuple[str, OrphanKind], ...]] = (
     ("quar", "quarantine"),
 )
 _KEY_OF: Final[dict[str, str]] = {kind: key for key, kind in _WALKS}
-_CALLS_AT_ONCE: Final = 256
+_SEEN: Final = "-"
+"""A cursor of a walk that is over, beside those of others that are not."""
 
 Facts = list[Any]
 Kind = Literal["", "t", "w", "a", "b", "c"]
@@ -134,7 +135,7 @@ class RedisInspection(Inspection):
         key, kind = _WALKS[walk]
         following, *names = cast(
             "list[bytes]",
-            await self._commands.script(_ORPHANS, [f"{p}{key}"], [p, key, inner or "0", limit]),
+            await self._commands.script(_ORPHANS, [f"{p}{key}"], [p, kind, inner or "0", limit]),
         )
         if following != b"0":
             next_cursor = f"{walk}:{following.decode()}"
@@ -144,46 +145,65 @@ class RedisInspection(Inspection):
             next_cursor = "0"
         return next_cursor, [Orphan(kind=kind, name=name.decode()) for name in names]
 
-    async def orphan_places(self, cursor: str, limit: int) -> tuple[str, Sequence[Orphan]]:
-        workers = max(1, min(limit, _CALLS_AT_ONCE // self._partitions))
-        following, *rows = cast(
-            "tuple[bytes, *tuple[list[bytes], ...]]",
+    async def workers(self, cursor: str, limit: int) -> tuple[str, Sequence[WorkerId]]:
+        following, flat = cast(
+            "tuple[bytes, list[bytes]]",
+            await self._commands.command("ZSCAN", f"{keys.WORKERS}exp", cursor, "COUNT", limit),
+        )
+        return following.decode(), [WorkerId(worker.decode()) for worker in flat[::2]]
+
+    async def orphan_places(
+        self, worker_id: WorkerId, cursor: str, limit: int, since: float
+    ) -> tuple[str, Sequence[Orphan]]:
+        # A cursor is that of its holds, then one for its leases in each partition.
+        walks = cursor.split()
+        at, *inner = walks if len(walks) > 1 else ["0"] * (1 + self._partitions)
+        found: list[Orphan] = []
+        if at != _SEEN:
+            at, found = await self._orphan_holds(worker_id, at, limit, since)
+        calls = {
+            number: self._commands.script(
+                _ORPHANS, [f"{p}held:{worker_id}"], [p, "lease", inner[number], limit]
+            )
+            for number, p in enumerate(map(keys.partition, range(self._partitions)))
+            if inner[number] != _SEEN
+        }
+        for number, call in calls.items():
+            following, *names = cast("list[bytes]", await call)
+            inner[number] = _next(following)
+            found += [
+                Orphan(kind="lease", name=name.decode(), worker_id=worker_id, mark=str(number))
+                for name in names
+            ]
+        walks = [at, *inner]
+        return "0" if set(walks) == {_SEEN} else " ".join(walks), found
+
+    async def _orphan_holds(
+        self, worker_id: WorkerId, cursor: str, limit: int, since: float
+    ) -> tuple[str, list[Orphan]]:
+        w = keys.WORKERS
+        following, *flat = cast(
+            "list[bytes]",
             await self._commands.script(
-                _PLACES, [f"{keys.WORKERS}exp"], [keys.WORKERS, cursor, workers]
+                _PLACES, [f"{w}hold:{worker_id}", f"{w}offer:{worker_id}"], [cursor, limit]
             ),
         )
-        found: list[Orphan] = []
-        for worker, *flat in rows:
-            held = {
-                task_id.decode(): offer.decode()
-                for task_id, offer in zip(flat[::2], flat[1::2], strict=True)
-            }
-            found += await self._places_of(WorkerId(worker.decode()), held)
-        return following.decode(), found
-
-    async def _places_of(self, worker_id: WorkerId, held: dict[str, str]) -> list[Orphan]:
-        """`held`: tasks it has places for, with the number of their offer."""
-        leases: list[Orphan] = []
-        all_relayed = True
+        unknown = dict(zip(flat[::2], flat[1::2], strict=True))
         calls = [
-            self._commands.script(_INSPECT_PLACES, [f"{p}held:{worker_id}"], [p, worker_id, *held])
-            for p in map(keys.partition, range(self._partitions))
+            self._commands.script(_INSPECT_PLACES, [f"{p}out"], [p, worker_id, *unknown])
+            for p in map(keys.partition, range(self._partitions if unknown else 0))
         ]
-        unknown = dict(held)
-        for number, call in enumerate(calls):
-            _, unrelayed, leased, *tasks = cast("list[Any]", await call)
-            all_relayed &= not unrelayed
-            for task_id in tasks[:leased]:
-                unknown.pop(task_id.decode(), None)
-            leases += [
-                Orphan(kind="lease", name=task_id.decode(), worker_id=worker_id, mark=str(number))
-                for task_id in tasks[leased:]
-            ]
+        is_relayed = True
+        for call in calls:
+            unrelayed, *leased = cast("list[bytes]", await call)
+            is_relayed &= not unrelayed or int(unrelayed) > since * 1000
+            for task_id in leased:
+                unknown.pop(task_id, None)
         holds = [
-            Orphan(kind="hold", name=task_id, worker_id=worker_id, mark=offer)
+            Orphan(kind="hold", name=task_id.decode(), worker_id=worker_id, mark=offer.decode())
             for task_id, offer in unknown.items()
         ]
-        return leases + (holds if all_relayed else [])
+        return _next(following), holds if is_relayed else []
 
     async def remove(self, partition: int, orphan: Orphan) -> bool:
         if orphan.kind == "hold":
@@ -210,6 +230,10 @@ class RedisInspection(Inspection):
         return {
             kind.decode(): int(count) for kind, count in zip(flat[::2], flat[1::2], strict=True)
         }
+
+
+def _next(cursor: bytes) -> str:
+    return _SEEN if cursor == b"0" else cursor.decode()
 
 
 def _asked(job: LiveJob) -> tuple[Kind, str]:

@@ -2,12 +2,13 @@
 --[[
   What belongs to no job, from a cursor on.
 
-  KEYS  tm, deferred or quar
-  ARGV  p, 'tm' | 'deferred' | 'quar', cursor, about how many
+  KEYS  tm, deferred, quar or the tasks held by a worker
+  ARGV  p, 'timer' | 'deferred' | 'quarantine' | 'lease', cursor, about how many
   Returns  {next cursor, name, ...}
 ]]
 local p, what = ARGV[1], ARGV[2]
-local cut = redis.call(what == 'deferred' and 'HSCAN' or 'ZSCAN', KEYS[1], ARGV[3], 'COUNT', ARGV[4])
+local is_hash = what == 'deferred' or what == 'lease'
+local cut = redis.call(is_hash and 'HSCAN' or 'ZSCAN', KEYS[1], ARGV[3], 'COUNT', ARGV[4])
 local found = {cut[1]}
 
 local function has(key)
@@ -35,9 +36,10 @@ local function has_no_timer(token, packed)
 end
 
 local is_orphan = {
-  tm = is_orphan_timer,
+  timer = is_orphan_timer,
   deferred = has_no_timer,
-  quar = function(job_id) return not has('j:' .. job_id) end,
+  quarantine = function(job_id) return not has('j:' .. job_id) end,
+  lease = function(task_id) return not has('t:' .. task_id) end,
 }
 for n = 1, #cut[2], 2 do
   if is_orphan[what](cut[2][n], cut[2][n + 1]) then

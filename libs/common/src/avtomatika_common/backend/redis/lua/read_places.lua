@@ -1,21 +1,17 @@
 #!lua flags=no-writes
 --[[
-  Places of workers that are taken by tasks they are said to have, from a cursor on.
+  Places of a worker that are taken by tasks it is said to have, from a cursor on.
 
-  KEYS  exp
-  ARGV  w, cursor, about how many workers
-  Returns  {next cursor, {worker, task, number of its offer, ...}, ...}
+  KEYS  hold, offer: of the worker
+  ARGV  cursor, about how many
+  Returns  {next cursor, task, number of its offer, ...}
 ]]
-local cut = redis.call('ZSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
+local cut = redis.call('ZSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local found = {cut[1]}
 for n = 1, #cut[2], 2 do
-  local worker = cut[2][n]
-  local places = {worker}
-  for _, task_id in ipairs(redis.call('ZRANGE', ARGV[1] .. 'hold:' .. worker, '+inf', '+inf', 'BYSCORE',
-    'LIMIT', '0', '256')) do
-    places[#places + 1] = task_id
-    places[#places + 1] = redis.call('HGET', ARGV[1] .. 'offer:' .. worker, task_id) or ''
+  if tonumber(cut[2][n + 1]) == math.huge then
+    found[#found + 1] = cut[2][n]
+    found[#found + 1] = redis.call('HGET', KEYS[2], cut[2][n]) or ''
   end
-  found[#found + 1] = places
 end
 return found
