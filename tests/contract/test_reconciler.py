@@ -350,6 +350,18 @@ async def test_the_task_of_a_branch_that_is_gone_has_failed(
     assert await laps.run(3) == {"branch": 1}
 
 
+async def test_a_branch_whose_task_is_gone_is_found_among_many(
+    backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor
+) -> None:
+    claim = await executor.fan_out(2000)
+    while await fire(backend):
+        pass
+    waiting = await waiting_tasks(backend)
+    await hands.lose_task(claim.job.id, waiting[250].task_id)
+
+    assert await laps.run(2) == {"branch": 1}
+
+
 async def test_miscounted_branches_are_counted_again(
     backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor
 ) -> None:

@@ -25,7 +25,8 @@ from avtomatika_watcher import Settings as WatcherSettings
 from avtomatika_watcher import WatcherService
 from avtomatika_watcher.reconciler import Reconciler
 from tests.blueprints import counting_chain
-from tests.contract.builders import Executor
+from tests.contract.breaking import RedisHands
+from tests.contract.builders import Executor, fire
 from tests.jobs import create_job, ended
 from tests.support import until
 
@@ -198,6 +199,26 @@ async def test_a_large_fan_out_that_is_not_offered_on_goes_on(redis_url: str) ->
     assert whole == {}
     assert mended == {"offers": 1}
     assert due is not None
+
+
+async def test_branches_whose_tasks_are_gone_are_mended_in_two_laps_however_many(
+    redis_url: str,
+) -> None:
+    async with a_store(redis_url, 1) as store, Redis.from_url(redis_url) as client:
+        reconciler, hands = a_reconciler(store), RedisHands(client)
+        claim = await Executor(store).fan_out(700)
+        while await fire(store):
+            pass
+        while waiting := await store.board.heads(0, 512):
+            for task in waiting:
+                await hands.lose_task(claim.job.id, task.task_id)
+
+        for _ in range(4):  # what says so waits to be read
+            await reconciler.lap(0)
+
+        mended = await store.inspection.mended()
+
+    assert mended == {"branch": 700}
 
 
 async def test_what_is_live_no_more_is_not_listed_so(redis_url: str) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 import msgspec
+from msgspec.structs import replace
 
 from avtomatika_common import ids
 from avtomatika_common.backend.ports import (
-    BRANCHES_LOOKED_AT,
     LOOKS_AT_ONCE,
     Backend,
     LiveJob,
@@ -40,14 +40,6 @@ class _Suspect(msgspec.Struct, frozen=True):
     mark: str
     flaws: frozenset[Flaw]
     since: float
-
-
-class _Looked(msgspec.Struct, frozen=True):
-    """A job that was looked at, and what was found missing."""
-
-    look: LookAt
-    seen: Seen
-    flaws: list[Flaw]
 
 
 class Reconciler:
@@ -114,10 +106,9 @@ class Reconciler:
             for looks in _at_once(
                 self._look_at(job, before) for job in jobs if self._is_quiet(job)
             ):
-                for looked in await self._looked(partition, looks):
-                    suspect = await self._judge(partition, looked, before)
-                    if suspect is not None:
-                        suspects[looked.look.job.job_id] = suspect
+                for large in await self._look(partition, looks, before, suspects):
+                    await self._pause()
+                    await self._look_at_the_rest(partition, large, before, suspects)
                 await self._pause()
         return suspects
 
@@ -128,45 +119,63 @@ class Reconciler:
     @staticmethod
     def _look_at(job: LiveJob, suspects: dict[JobId, _Suspect]) -> LookAt:
         suspect = suspects.get(job.job_id)
-        if suspect is None:
-            return LookAt(job=job)
-        of_branches = job.head is not None and isinstance(job.head.wait, BranchesWait)
-        subjects = sorted({flaw.subject for flaw in suspect.flaws if flaw.subject})
-        branches = [TaskId(subject) for subject in subjects] if of_branches else []
-        return LookAt(job=job, since=suspect.since, branches=tuple(branches))
+        return LookAt(job=job, since=None if suspect is None else suspect.since)
 
-    async def _looked(self, partition: int, looks: Sequence[LookAt]) -> list[_Looked]:
-        found: list[_Looked] = []
+    async def _look(
+        self,
+        partition: int,
+        looks: Sequence[LookAt],
+        before: dict[JobId, _Suspect],
+        suspects: dict[JobId, _Suspect],
+    ) -> list[LookAt]:
+        """Mend what was missing before, too, and note what is missing; which branches are left to look at."""
+        rest: list[LookAt] = []
         for look, seen in zip(looks, await self._inspection.around(partition, looks), strict=True):
-            job = look.job
-            if job.head is None:
-                missing = [] if seen.mark else [Flaw(kind=FlawKind.LIVE)]
-            elif seen.is_current:
-                missing = flaws(job.head, seen.around, cancelled=job.cancelled)
-            else:
-                missing = []
-            if missing:
-                found.append(_Looked(look, seen, missing))
-        return found
+            if missing := _missing(look.job, seen):
+                await self._judge(partition, look.job, seen, missing, before, suspects)
+            if seen.is_current and seen.next_branches != "0":
+                rest.append(replace(look, cursor=seen.next_branches, branches=_AT_ONCE))
+        return rest
+
+    async def _look_at_the_rest(
+        self,
+        partition: int,
+        look: LookAt,
+        before: dict[JobId, _Suspect],
+        suspects: dict[JobId, _Suspect],
+    ) -> None:
+        """The open branches of a large fan-out that were not looked at with its job."""
+        rest = [look]
+        while rest := await self._look(partition, rest, before, suspects):
+            await self._pause()
 
     async def _judge(
-        self, partition: int, looked: _Looked, before: dict[JobId, _Suspect]
-    ) -> _Suspect | None:
-        """Mend what was missing before, too; what is to be looked at again."""
-        seen, missing = looked.seen, frozenset(looked.flaws)
-        job = looked.look.job
+        self,
+        partition: int,
+        job: LiveJob,
+        seen: Seen,
+        missing: frozenset[Flaw],
+        before: dict[JobId, _Suspect],
+        suspects: dict[JobId, _Suspect],
+    ) -> None:
         suspect = before.get(job.job_id)
         if suspect is None or suspect.mark != seen.mark:
-            return _Suspect(seen.mark, missing, seen.at)
-        if seen.at - suspect.since < self._settings.lap_seconds / 2:  # the same lap, as it were
-            return suspect
-        for flaw in looked.flaws:
-            if flaw in suspect.flaws and not (flaw.unless_event and seen.may_have_event):
-                before.pop(job.job_id)
-                await self._mend(partition, job, flaw, seen)
-                return None  # what else is missing is seen anew
-        since = suspect.since if missing <= suspect.flaws else seen.at
-        return _Suspect(seen.mark, missing, since)
+            suspect = _Suspect(seen.mark, frozenset(), seen.at)
+        elif seen.at - suspect.since < self._settings.lap_seconds / 2:  # the same lap, as it were
+            suspects[job.job_id] = suspect
+            return
+        to_mend = {
+            flaw
+            for flaw in missing & suspect.flaws
+            if not (flaw.unless_event and seen.may_have_event)
+        }
+        for flaw in to_mend:
+            await self._mend(partition, job, flaw, seen)
+        if to_mend:  # it is seen anew
+            before[job.job_id] = replace(suspect, flaws=suspect.flaws - to_mend)
+        if left := missing - to_mend:
+            since = suspect.since if left <= suspect.flaws else seen.at
+            _note(suspects, job.job_id, _Suspect(seen.mark, left, since))
 
     async def _mend(self, partition: int, job: LiveJob, flaw: Flaw, seen: Seen) -> None:
         child: Job | None = None
@@ -248,15 +257,32 @@ class Reconciler:
         return new
 
 
+def _missing(job: LiveJob, seen: Seen) -> frozenset[Flaw]:
+    if job.head is None:
+        return frozenset() if seen.mark else frozenset({Flaw(kind=FlawKind.LIVE)})
+    if not seen.is_current:
+        return frozenset()
+    return frozenset(flaws(job.head, seen.around, cancelled=job.cancelled))
+
+
+def _note(suspects: dict[JobId, _Suspect], job_id: JobId, found: _Suspect) -> None:
+    """Beside what was noted of other branches of the job."""
+    noted = suspects.get(job_id)
+    if noted is not None and noted.mark == found.mark:
+        since = max(noted.since, found.since)
+        found = _Suspect(found.mark, noted.flaws | found.flaws, since)
+    suspects[job_id] = found
+
+
 def _at_once(looks: Iterable[LookAt]) -> Iterable[list[LookAt]]:
     """In portions of what one script may take."""
     portion: list[LookAt] = []
     size = 0
     for look in looks:
         head = look.job.head
-        costs = 1 + len(look.branches)
+        costs = 1
         if head is not None and isinstance(head.wait, BranchesWait):
-            costs += BRANCHES_LOOKED_AT
+            costs += 2 * look.branches  # a cursor may bring some more than were asked for
         if portion and size + costs > LOOKS_AT_ONCE:
             yield portion
             portion, size = [], 0

@@ -905,14 +905,20 @@ class LiveJob(_Value, frozen=True, kw_only=True):
     cancelled: bool
 
 
+BRANCHES_LOOKED_AT: Final = 16
+"""Of a fan-out, about so many together with its job."""
+
+
 class LookAt(_Value, frozen=True, kw_only=True):
     """A job to look at."""
 
     job: LiveJob
     since: float | None = None
     """When something was found missing; None: nothing was."""
-    branches: tuple[TaskId, ...] = ()
-    """Open branches to look at beside those that are drawn."""
+    cursor: str = "0"
+    """Where to go on among its open branches."""
+    branches: int = BRANCHES_LOOKED_AT
+    """About how many of them to look at."""
 
 
 class Seen(_Value, frozen=True, kw_only=True):
@@ -926,6 +932,8 @@ class Seen(_Value, frozen=True, kw_only=True):
     may_have_event: bool
     """An event of the job that was there at `since` may not be answered yet."""
     at: float
+    next_branches: str = "0"
+    """Where to go on among its open branches; "0": all were seen."""
 
 
 OrphanKind = Literal["timer", "deferred", "quarantine", "lease", "hold"]
@@ -942,8 +950,6 @@ class Orphan(_Value, frozen=True, kw_only=True):
     """Of two looks at the same one it is the same."""
 
 
-BRANCHES_LOOKED_AT: Final = 16
-"""Of a fan-out with more, so many are drawn at each look."""
 LOOKS_AT_ONCE: Final = 512
 """Jobs and branches together."""
 

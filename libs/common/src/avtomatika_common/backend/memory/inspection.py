@@ -18,7 +18,6 @@ from avtomatika_common.backend.memory.tables import JobRecord, Tables, Task, wai
 from avtomatika_common.backend.memory.timetable import Timer
 from avtomatika_common.backend.memory.workers import MemoryWorkers
 from avtomatika_common.backend.ports import (
-    BRANCHES_LOOKED_AT,
     Hint,
     Inspection,
     LiveJob,
@@ -83,12 +82,14 @@ class MemoryInspection(Inspection):
         record = self._tables.job(job_id)
         if record is None:
             return Seen(around=Around(), mark="", is_current=False, may_have_event=False, at=at)
+        following = int(look.cursor) + look.branches
         return Seen(
             around=self._around(look, record),
             mark=record.fence,
             is_current=record.fence == look.job.fence,
             may_have_event=look.since is None or job_id in expected,
             at=at,
+            next_branches=str(following if following < len(record.branches) else 0),
         )
 
     def _around(self, look: LookAt, record: JobRecord) -> Around:
@@ -117,8 +118,8 @@ class MemoryInspection(Inspection):
                     has_timer=tables.has_timer("wait", job_id, token),
                 )
             case BranchesWait():
-                drawn = [*look.branches, *islice(record.branches, BRANCHES_LOOKED_AT)]
-                looked_at = [one for one in dict.fromkeys(drawn) if one in record.branches]
+                first = int(look.cursor)
+                looked_at = list(islice(record.branches, first, first + look.branches))
                 return replace(
                     around,
                     open=record.open,

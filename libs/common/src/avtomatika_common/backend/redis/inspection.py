@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from avtomatika_common import codec
 from avtomatika_common.backend.ports import (
-    BRANCHES_LOOKED_AT,
     Inspection,
     LiveJob,
     LookAt,
@@ -90,14 +89,13 @@ class RedisInspection(Inspection):
 
     async def around(self, partition: int, looks: Sequence[LookAt]) -> list[Seen]:
         p = keys.partition(partition)
-        arguments: list[Argument] = [p, BRANCHES_LOOKED_AT]
+        arguments: list[Argument] = [p]
         kinds: list[Kind] = []
         for look in looks:
-            kind, subject = _asked(look.job)
+            kind, subject = _asked(look)
             kinds.append(kind)
             arguments += (
-                look.job.job_id, milliseconds(look.since), kind, subject,
-                len(look.branches), *look.branches,
+                look.job.job_id, milliseconds(look.since), kind, subject, look.branches
             )  # fmt: skip
         now, *rows = cast(
             "tuple[int, *tuple[Facts, ...]]",
@@ -236,10 +234,10 @@ def _next(cursor: bytes) -> str:
     return _SEEN if cursor == b"0" else cursor.decode()
 
 
-def _asked(job: LiveJob) -> tuple[Kind, str]:
-    """What is asked about a job beside its claim, and about which task, token or sub-job."""
-    head = job.head
-    if head is None or head.status in TERMINAL or job.cancelled:
+def _asked(look: LookAt) -> tuple[Kind, str]:
+    """What is asked about a job beside its claim, and about which task, token, branches or sub-job."""
+    head = look.job.head
+    if head is None or head.status in TERMINAL or look.job.cancelled:
         return "", ""
     match head.wait:
         case TaskWait(task_id=task_id):
@@ -254,7 +252,7 @@ def _asked(job: LiveJob) -> tuple[Kind, str]:
         case ApprovalWait(token=token):
             return "a", token
         case BranchesWait():
-            return "b", ""
+            return "b", look.cursor
         case ChildWait(child_id=child_id):
             return "c", child_id
         case None:
@@ -273,6 +271,7 @@ def _seen(job: LiveJob, kind: Kind, row: Facts, at: float) -> Seen:
         is_current=mark.partition("|")[0] == job.fence,
         may_have_event=bool(may_have_event),
         at=at,
+        next_branches=facts[4].decode() if kind == "b" else "0",
     )
 
 
@@ -293,7 +292,7 @@ def _with_wait(around: Around, kind: Kind, facts: Facts) -> Around:
                 branches=facts[1],
                 is_staged=bool(facts[2]),
                 has_timer=bool(facts[3]),
-                tasks=_tasks(facts[4:]),
+                tasks=_tasks(facts[5:]),
             )
         case "c":
             return replace(around, child=facts[0].decode())

@@ -5,18 +5,18 @@
   What stands beside jobs, at one moment.
 
   KEYS  jobs
-  ARGV  p, branches drawn of each fan-out, then for each job: id, since (ms) or '', what it waits for:
-        '' | 't' task | 'w' timer | 'a' approval | 'b' branches | 'c' sub-job, its id or token or '',
-        how many branches to look at, their ids
+  ARGV  p, then for each job: id, since (ms) or '', what it waits for: '' | 't' task | 'w' timer |
+        'a' approval | 'b' branches | 'c' sub-job, its id or token or cursor or '', about how many branches
   Returns  {now (ms), for each job {mark, may have an event, has a claim, has what acts on its deadline,
            its deadline has passed, ...}}; behind that
            t: task, state, is placed, has timer
            w: has timer
            a: is open, has timer
-           b: open, branches, is staged, has timer of its offers, then of each branch looked at as for t
+           b: open, branches, is staged, has timer of its offers, next cursor, then of each branch looked
+              at as for t
            c: 'live' | 'ended' | 'absent'
 ]]
-local p, drawn, now = ARGV[1], ARGV[2], now_ms()
+local p, now = ARGV[1], now_ms()
 local heads = {}
 
 -- When the oldest entry of a lane came, in ms; nothing came before.
@@ -73,34 +73,22 @@ local function add_task(found, job_id, task_id)
   found[#found + 1] = timed and 1 or 0
 end
 
-local function add_branches(found, job, job_id, extra)
+local function add_branches(found, job, job_id, cursor, count)
+  local staged = redis.call('EXISTS', job .. ':st')
   found[#found + 1] = tonumber(redis.call('HGET', job, 'open') or '0')
   found[#found + 1] = redis.call('HLEN', job .. ':br')
-  local staged = redis.call('EXISTS', job .. ':st')
   found[#found + 1] = staged
   found[#found + 1] = has_timer('o', job_id, '')
-  if staged == 1 then
-    return
-  end
-  local seen = {}
-  for _, branches in ipairs({extra, redis.call('HRANDFIELD', job .. ':br', drawn)}) do
-    for _, task_id in ipairs(branches) do
-      if not seen[task_id] and redis.call('HEXISTS', job .. ':br', task_id) == 1 then
-        seen[task_id] = true
-        add_task(found, job_id, task_id)
-      end
-    end
+  local cut = staged == 1 and {'0', {}} or redis.call('HSCAN', job .. ':br', cursor, 'COUNT', count)
+  found[#found + 1] = cut[1]
+  for n = 1, #cut[2], 2 do
+    add_task(found, job_id, cut[2][n])
   end
 end
 
-local answers, i = {now}, 3
+local answers = {now}
 for n, job in ipairs(KEYS) do
-  local job_id, since, kind, subject = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local extra = {}
-  for e = 1, tonumber(ARGV[i + 4]) do
-    extra[e] = ARGV[i + 4 + e]
-  end
-  i = i + 5 + #extra
+  local job_id, since, kind, subject, count = unpack(ARGV, 5 * n - 3, 5 * n + 1)
   local stored = redis.call('HMGET', job, 'group', 'claim', 'wait', 'deferred', 'deadline')
   local group = stored[1] or ''
   local on_its_way = tonumber(stored[4] or '0') > 0 or since == '' or oldest(group) <= tonumber(since)
@@ -115,7 +103,7 @@ for n, job in ipairs(KEYS) do
     found[#found + 1] = stored[3] == subject and 1 or 0
     found[#found + 1] = has_timer('w', job_id, subject)
   elseif kind == 'b' then
-    add_branches(found, job, job_id, extra)
+    add_branches(found, job, job_id, subject, count)
   elseif kind == 'c' then
     local child = redis.call('EXISTS', p .. 'j:' .. subject)
     found[#found + 1] = child == 0 and 'absent'
