@@ -38,6 +38,10 @@ class Hands(Protocol):
         """No entry that waits for its first reader behind a started job can be decoded any more."""
         ...
 
+    async def spoil_head(self, job_id: JobId) -> None:
+        """What says where the job stands cannot be decoded any more."""
+        ...
+
     async def lose_task(self, job_id: JobId, task_id: TaskId) -> None: ...
     async def lose_place(self, task_id: TaskId) -> None:
         """On the board."""
@@ -103,6 +107,9 @@ class MemoryHands:
     async def spoil_events(self) -> None:
         for entry in self._tables.groups["default"].lanes["in"]:
             entry.event = GARBAGE
+
+    async def spoil_head(self, job_id: JobId) -> None:
+        self._record(job_id).head = GARBAGE
 
     async def lose_task(self, job_id: JobId, task_id: TaskId) -> None:
         task = self._task(task_id)
@@ -190,6 +197,9 @@ class RedisHands:
             await self._client.execute_command(  # pyright: ignore[reportUnknownMemberType]
                 "XADD", lane, "*", *chain.from_iterable((fields | {b"e": GARBAGE}).items())
             )
+
+    async def spoil_head(self, job_id: JobId) -> None:
+        await self._client.hset(self._job(job_id), "head", GARBAGE)
 
     async def lose_task(self, job_id: JobId, task_id: TaskId) -> None:
         await self.lose_place(task_id)

@@ -262,6 +262,40 @@ async def test_entries_and_jobs_nobody_can_read_hold_up_nobody(redis_url: str) -
     assert shown.job.status is JobStatus.QUARANTINED
 
 
+async def test_an_entry_that_ended_one_executor_after_another_is_set_aside(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeover, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(takeover, "_CALM_SECONDS", 0.1)
+    blueprint = counting_chain(2)
+    async with a_store(redis_url) as store:
+        await store.inbox.pending("default", "gone-0")  # all partitions have their group
+        job_id = await create_job(store, blueprint)
+        [delivery] = await store.inbox.read("default", "gone-0", 1)
+        for number in range(5):
+            gone, other = f"gone-{number}", f"gone-{number + 1}"
+            [delivery] = await store.inbox.take_over("default", gone, other, 10)
+        async with running(executor(store, blueprint)):
+            job = await ended(store, job_id)
+            await until(lambda: is_empty(store))
+        [dead] = await store.dead_events.newest(10)
+        counts = await store.jobs.count_by_status()
+        await store.dead_events.replay(dead.dead_id)
+        async with running(executor(store, blueprint)):
+            await until(lambda: has_finished(store, job_id))
+
+    assert delivery.job_id == dead.job_id == job_id
+    assert job.status is JobStatus.QUARANTINED
+    assert job.head.error_message == dead.reason
+    assert dead.reason == "An event of the job was delivered 6 times without a commit."
+    assert counts == {JobStatus.QUARANTINED: 1}
+
+
+async def has_finished(store: RedisStorage, job_id: JobId) -> bool:
+    stored = await store.jobs.load(job_id)
+    return stored is not None and stored.job.status is JobStatus.FINISHED
+
+
 async def is_quarantined(store: RedisStorage, job_id: JobId) -> bool:
     return job_id in await store.jobs.quarantined()
 

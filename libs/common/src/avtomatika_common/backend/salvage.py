@@ -6,7 +6,20 @@ from typing import TypeVar
 import msgspec
 
 from avtomatika_common import codec
-from avtomatika_core.job import Client, Head, Job, JobData, JobId, JobStatus, Origin
+from avtomatika_core.job import (
+    BranchesWait,
+    Client,
+    Head,
+    Job,
+    JobData,
+    JobId,
+    JobStatus,
+    Origin,
+    TaskId,
+    TaskWait,
+    Wait,
+)
+from avtomatika_core.outcomes import TaskRequest
 
 T = TypeVar("T")
 
@@ -21,9 +34,13 @@ def salvaged_job(
     group: str,
     owner: str | None,
     run: int,
+    task_id: str,
     now: float,
 ) -> Job:
-    """The job, with something plain for each part that cannot be decoded."""
+    """The job, with something plain for each part that cannot be decoded.
+
+    `task_id`: of the task it waits for, or empty. So the job's end closes what it waited for.
+    """
     plain_origin = Origin(
         blueprint="", group=group, start_state="", client=Client(name=owner), created_at=now
     )
@@ -32,6 +49,7 @@ def salvaged_job(
     plain_head = Head(
         status=JobStatus(status) if known else JobStatus.RUNNING,
         state=read_origin.start_state,
+        wait=_plain_wait(status, task_id, now),
         updated_at=now,
     )
     return Job(
@@ -40,6 +58,21 @@ def salvaged_job(
         head=_read(codec.unpack_head, head, plain_head),
         data=_read(codec.unpack_data, data, JobData()),
         run=run,
+    )
+
+
+def _plain_wait(status: str, task_id: str, now: float) -> Wait | None:
+    if status == JobStatus.WAITING_FOR_PARALLEL_TASKS:
+        return BranchesWait(token="", aggregate_into="", count=0)
+    if status != JobStatus.WAITING_FOR_WORKER or not task_id:
+        return None
+    request = TaskRequest(type="", transitions={})
+    return TaskWait(
+        task_id=TaskId(task_id),
+        request=request,
+        attempt=1,
+        dispatched_at=now,
+        result_timeout_seconds=0.0,
     )
 
 

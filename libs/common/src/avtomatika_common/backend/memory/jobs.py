@@ -168,6 +168,7 @@ class MemoryJobs(JobStore):
                 group=record.group,
                 owner=record.owner,
                 run=record.run,
+                task_id=next(iter(record.tasks), ""),
                 now=self._tables.clock.now(),
             )
         stored = Stored(

@@ -179,10 +179,11 @@ class RedisJobs(JobStore):
             await self._commands.command(
                 "HMGET", keys.job(self._p(job_id), job_id),
                 "fence", "input", "head", "data", "run", "cancel", "claim", "tries",
-                "status", "group", "owner", "signals",
+                "status", "group", "owner", "signals", "wait",
             ),
         )  # fmt: skip
-        fence, origin, head, data, run, cancel, claim, tries, status, group, owner, signals = packed
+        fence, origin, head, data, run, cancel, claim, tries, *parts = packed
+        status, group, owner, signals, wait = parts
         if fence is None or origin is None or head is None or data is None:
             return None
         unreadable: msgspec.MsgspecError | None = None
@@ -202,7 +203,7 @@ class RedisJobs(JobStore):
                 job_id, origin, head, data,
                 status=(status or b"").decode(), group=(group or b"").decode(),
                 owner=(owner or b"").decode() or None, run=int(run or 0),
-                now=self._now(),
+                task_id=(wait or b"").decode().removeprefix("t:"), now=self._now(),
             )  # fmt: skip
         stored = Stored(
             job=job,
