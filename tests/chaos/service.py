@@ -26,7 +26,7 @@ LIFETIME_SECONDS: Final = 1.5
 _ONLY_READ: Final = frozenset(
     {
         "board_heads", "count_board", "count_workers", "explain_task", "find_orphans", "inspect_jobs",
-        "inspect_places", "read_catalogue", "read_live", "read_pending", "read_places",
+        "inspect_places", "read_catalogue", "read_lane", "read_live", "read_pending", "read_places",
         "read_schedules", "read_workers", "waiting_tasks",
     }
 )  # fmt: skip

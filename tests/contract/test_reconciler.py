@@ -194,6 +194,19 @@ async def test_a_task_whose_result_is_on_its_way_is_let_alone_however_long_that_
     assert (await executor.apply(await executor.read())).job.state == "next"
 
 
+async def test_a_handler_that_runs_for_long_hides_no_lost_task_of_another_job(
+    backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor
+) -> None:
+    claim = await a_job_with_a_leased_task(executor)
+    await backend.board.end_lease(claim.job.id, WORKER, a_success(backend, claim.task_id))
+    running = await executor.apply(await executor.read())
+    assert running.job.status is JobStatus.RUNNING
+    other = await executor.dispatch()
+    await hands.lose_task(other.job.id, other.task_id)
+
+    assert await laps.run(2) == {"task": 1}
+
+
 async def test_a_result_that_is_lost_on_its_way_makes_the_task_fail(
     backend: StorageBackend, hands: Hands, laps: Laps, executor: Executor
 ) -> None:

@@ -26,7 +26,7 @@ from avtomatika_watcher import WatcherService
 from avtomatika_watcher.reconciler import Reconciler
 from tests.blueprints import counting_chain
 from tests.contract.breaking import RedisHands
-from tests.contract.builders import Executor, fire
+from tests.contract.builders import Executor, a_success, fire, take
 from tests.jobs import create_job, ended
 from tests.support import until
 
@@ -219,6 +219,30 @@ async def test_branches_whose_tasks_are_gone_are_mended_in_two_laps_however_many
         mended = await store.inspection.mended()
 
     assert mended == {"branch": 700}
+
+
+async def test_an_event_behind_many_others_is_waited_for(redis_url: str) -> None:
+    lane = keys.lane(keys.partition(0), "in", "default")
+    async with a_store(redis_url, 1) as store, Redis.from_url(redis_url) as client:
+        reconciler = a_reconciler(store)
+        claim = await Executor(store).dispatch()
+        await take(store)
+        for _ in range(250):
+            await client.xadd(lane, {"j": "other", "e": b""})
+        done = a_success(store, claim.task_id)
+        await store.board.end_lease(claim.job.id, WorkerId("worker-1"), done)
+        for _ in range(3):
+            await reconciler.lap(0)
+        whole = await store.inspection.mended()
+        await client.delete(lane)
+
+        for _ in range(2):
+            await reconciler.lap(0)
+
+        mended = await store.inspection.mended()
+
+    assert whole == {}
+    assert mended == {"task": 1}
 
 
 async def test_what_is_live_no_more_is_not_listed_so(redis_url: str) -> None:

@@ -37,6 +37,7 @@ _AT_ONCE = 100
 class _Suspect(msgspec.Struct, frozen=True):
     """A job beside which something was missing."""
 
+    group: str
     mark: str
     flaws: frozenset[Flaw]
     since: float
@@ -99,12 +100,15 @@ class Reconciler:
     ) -> dict[JobId, _Suspect]:
         """One lap; the jobs beside which something is missing."""
         suspects: dict[JobId, _Suspect] = {}
+        awaited = await self._awaited(partition, before)
         cursor = ""
         while cursor != "0":
             cursor, jobs = await self._inspection.live(partition, cursor or "0", _AT_ONCE)
             await self._pause()
             for looks in _at_once(
-                self._look_at(job, before) for job in jobs if self._is_quiet(job)
+                _look_at(job, before.get(job.job_id), awaited)
+                for job in jobs
+                if self._is_quiet(job)
             ):
                 for large in await self._look(partition, looks, before, suspects):
                     await self._pause()
@@ -116,10 +120,21 @@ class Reconciler:
         quiet_since = self._clock.now() - self._settings.quiet_seconds
         return job.head is None or job.head.updated_at <= quiet_since
 
-    @staticmethod
-    def _look_at(job: LiveJob, suspects: dict[JobId, _Suspect]) -> LookAt:
-        suspect = suspects.get(job.job_id)
-        return LookAt(job=job, since=None if suspect is None else suspect.since)
+    async def _awaited(self, partition: int, suspects: dict[JobId, _Suspect]) -> set[JobId]:
+        """Those of the suspects that had an event in their lane when something was missing, and may yet."""
+        until: dict[str, float] = {}
+        for suspect in suspects.values():
+            until[suspect.group] = max(suspect.since, until.get(suspect.group, 0.0))
+        found: set[JobId] = set()
+        for group, since in until.items():
+            cursor = ""
+            while cursor != "0":
+                cursor, some = await self._inspection.awaited(
+                    partition, group, since, cursor or "0", _AT_ONCE
+                )
+                found |= suspects.keys() & some
+                await self._pause()
+        return found
 
     async def _look(
         self,
@@ -160,7 +175,7 @@ class Reconciler:
     ) -> None:
         suspect = before.get(job.job_id)
         if suspect is None or suspect.mark != seen.mark:
-            suspect = _Suspect(seen.mark, frozenset(), seen.at)
+            suspect = _Suspect(job.group, seen.mark, frozenset(), seen.at)
         elif seen.at - suspect.since < self._settings.lap_seconds / 2:  # the same lap, as it were
             suspects[job.job_id] = suspect
             return
@@ -175,7 +190,7 @@ class Reconciler:
             before[job.job_id] = replace(suspect, flaws=suspect.flaws - to_mend)
         if left := missing - to_mend:
             since = suspect.since if left <= suspect.flaws else seen.at
-            _note(suspects, job.job_id, _Suspect(seen.mark, left, since))
+            _note(suspects, job.job_id, _Suspect(job.group, seen.mark, left, since))
 
     async def _mend(self, partition: int, job: LiveJob, flaw: Flaw, seen: Seen) -> None:
         child: Job | None = None
@@ -257,6 +272,12 @@ class Reconciler:
         return new
 
 
+def _look_at(job: LiveJob, suspect: _Suspect | None, awaited: set[JobId]) -> LookAt:
+    if suspect is None:
+        return LookAt(job=job)
+    return LookAt(job=job, since=suspect.since, is_awaited=job.job_id in awaited)
+
+
 def _missing(job: LiveJob, seen: Seen) -> frozenset[Flaw]:
     if job.head is None:
         return frozenset() if seen.mark else frozenset({Flaw(kind=FlawKind.LIVE)})
@@ -270,7 +291,7 @@ def _note(suspects: dict[JobId, _Suspect], job_id: JobId, found: _Suspect) -> No
     noted = suspects.get(job_id)
     if noted is not None and noted.mark == found.mark:
         since = max(noted.since, found.since)
-        found = _Suspect(found.mark, noted.flaws | found.flaws, since)
+        found = _Suspect(found.group, found.mark, noted.flaws | found.flaws, since)
     suspects[job_id] = found
 
 

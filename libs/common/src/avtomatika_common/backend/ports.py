@@ -899,6 +899,7 @@ class LiveJob(_Value, frozen=True, kw_only=True):
     """A job that is listed as live."""
 
     job_id: JobId
+    group: str
     fence: str
     head: Head | None
     """None: there is no such job."""
@@ -915,6 +916,8 @@ class LookAt(_Value, frozen=True, kw_only=True):
     job: LiveJob
     since: float | None = None
     """When something was found missing; None: nothing was."""
+    is_awaited: bool = True
+    """An event of it may have been in its lane then."""
     cursor: str = "0"
     """Where to go on among its open branches."""
     branches: int = BRANCHES_LOOKED_AT
@@ -961,6 +964,15 @@ class Inspection(Protocol):
         """About `limit` live jobs from `cursor` on ("0": the first), and the next one ("0": all seen).
 
         A job whose head cannot be decoded is left out.
+        """
+        ...
+
+    async def awaited(
+        self, partition: int, group: str, until: float, cursor: str, limit: int
+    ) -> tuple[str, Collection[JobId]]:
+        """Jobs with an event in the lane of started jobs that came until then, with a cursor as for `live`.
+
+        Also those that run by such an event.
         """
         ...
 

@@ -5,7 +5,7 @@ tests both.
 """
 
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 from typing import Final
 
@@ -63,10 +63,22 @@ class MemoryInspection(Inspection):
             except msgspec.MsgspecError:  # whoever is to handle an event of it will say so
                 continue
             found.append(
-                LiveJob(job_id=job_id, fence=record.fence, head=head, cancelled=record.cancelled)
+                LiveJob(
+                    job_id=job_id,
+                    group=record.group,
+                    fence=record.fence,
+                    head=head,
+                    cancelled=record.cancelled,
+                )
             )
         following = first + limit
         return str(following if following < len(jobs) else 0), found
+
+    @override
+    async def awaited(
+        self, partition: int, group: str, until: float, cursor: str, limit: int
+    ) -> tuple[str, Collection[JobId]]:
+        return "0", {entry.job_id for entry in self._tables.entries.values()}
 
     @override
     async def around(self, partition: int, looks: Sequence[LookAt]) -> list[Seen]:

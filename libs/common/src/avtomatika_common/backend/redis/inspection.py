@@ -1,6 +1,6 @@
 """What stands beside live jobs in Redis: read in chunks, one script each; repaired by one script each."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, Literal, cast
 
 import msgspec
@@ -38,6 +38,7 @@ from avtomatika_core.job import (
 )
 
 _LIVE: Final = script("read_live")
+_LANE: Final = script("read_lane")
 _INSPECT: Final = script("inspect_jobs")
 _MEND: Final = script("mend_job")
 _ORPHANS: Final = script("find_orphans")
@@ -51,6 +52,8 @@ _WALKS: Final[tuple[tuple[str, OrphanKind], ...]] = (
     ("quar", "quarantine"),
 )
 _KEY_OF: Final[dict[str, str]] = {kind: key for key, kind in _WALKS}
+_NEVER: Final = -1
+"""No event of a lane came before that."""
 _SEEN: Final = "-"
 """A cursor of a walk that is over, beside those of others that are not."""
 
@@ -71,7 +74,7 @@ class RedisInspection(Inspection):
             await self._commands.script(_LIVE, [f"{p}live"], [p, cursor, limit]),
         )
         found: list[LiveJob] = []
-        for job_id, fence, packed, cancel in rows:
+        for job_id, fence, packed, cancel, group in rows:
             assert job_id is not None
             try:
                 head = None if packed is None else codec.unpack_head(packed)
@@ -80,12 +83,24 @@ class RedisInspection(Inspection):
             found.append(
                 LiveJob(
                     job_id=JobId(job_id.decode()),
+                    group=(group or b"").decode(),
                     fence=(fence or b"").decode(),
                     head=head,
                     cancelled=cancel == b"1",
                 )
             )
         return following.decode(), found
+
+    async def awaited(
+        self, partition: int, group: str, until: float, cursor: str, limit: int
+    ) -> tuple[str, Collection[JobId]]:
+        lane = keys.lane(keys.partition(partition), "in", group)
+        first = "-" if cursor == "0" else cursor
+        following, *job_ids = cast(
+            "list[bytes]",
+            await self._commands.script(_LANE, [lane], [first, milliseconds(until), limit]),
+        )
+        return following.decode(), {JobId(job_id.decode()) for job_id in job_ids}
 
     async def around(self, partition: int, looks: Sequence[LookAt]) -> list[Seen]:
         p = keys.partition(partition)
@@ -94,9 +109,8 @@ class RedisInspection(Inspection):
         for look in looks:
             kind, subject = _asked(look)
             kinds.append(kind)
-            arguments += (
-                look.job.job_id, milliseconds(look.since), kind, subject, look.branches
-            )  # fmt: skip
+            since = milliseconds(look.since) if look.is_awaited else _NEVER
+            arguments += (look.job.job_id, since, kind, subject, look.branches)
         now, *rows = cast(
             "tuple[int, *tuple[Facts, ...]]",
             await self._commands.script(
