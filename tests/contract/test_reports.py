@@ -300,3 +300,17 @@ async def test_the_result_of_who_never_got_it_does_not_count(backend: StorageBac
 
     assert answer is ResultAnswer.WORKER_MISMATCH
     assert (await the_waiting_task(backend)).task_id == leased.task_id
+
+
+async def test_a_report_is_about_all_tasks_however_many_they_are(backend: StorageBackend) -> None:
+    await Executor(backend).fan_out(600)
+    while await fire(backend):
+        pass
+    while waiting := await waiting_tasks(backend):
+        for task in waiting:
+            await lease(backend, task)
+
+    missed = await report(backend)
+
+    assert (missed, await report(backend)) == (0, 600)
+    assert await backend.board.length() == 600

@@ -1,7 +1,8 @@
 """Finds what has come apart in the store, and mends it: slowly, at a cost that does not grow.
 
-One small script per pause, however many jobs there are. What looks wrong is looked at again in the
-next lap, and mended if nothing has happened to the job meanwhile and nothing can be on its way to it.
+One small script per pause, however many jobs there are; about the places of a worker one or two for
+each partition. What looks wrong is looked at again in the next lap, and mended if nothing has happened
+to the job meanwhile and nothing can be on its way to it.
 """
 
 import asyncio

@@ -153,18 +153,23 @@ class RedisBoard(TaskBoard):
     async def report_held(
         self, worker_id: WorkerId, task_ids: Sequence[TaskId], *, began_at: float, report: str
     ) -> int:
-        returned = 0
-        for number in range(self._partitions):
-            p = keys.partition(number)
-            returned += cast(
-                "int",
-                await self._commands.script(
-                    _REPORT,
-                    [f"{p}held:{worker_id}"],
-                    [p, worker_id, int(began_at * 1000), report, *task_ids],
-                ),
-            )
-        return returned
+        total = 0
+        for p in map(keys.partition, range(self._partitions)):
+            cursor = b""
+            while cursor != b"0":
+                cursor, returned = cast(
+                    "tuple[bytes, int]",
+                    await self._commands.script(
+                        _REPORT,
+                        [f"{p}held:{worker_id}"],
+                        [
+                            p, worker_id, int(began_at * 1000), report,
+                            cursor or "0", _AT_ONCE // 2, *task_ids,
+                        ],
+                    ),
+                )  # fmt: skip
+                total += returned
+        return total
 
     async def end_lease(self, job_id: JobId, worker_id: WorkerId, event: TaskEvent) -> ResultAnswer:
         p = self._p(job_id)
@@ -239,19 +244,18 @@ class RedisBoard(TaskBoard):
     ) -> int:
         p = keys.partition(partition)
         message = f"Worker '{worker_id}' was lost." if lost else ""
-        total = 0
-        while True:
-            returned = cast(
-                "int",
+        total, cursor = 0, b""
+        while cursor != b"0":
+            cursor, returned = cast(
+                "tuple[bytes, int]",
                 await self._commands.script(
                     _RETURN,
                     [f"{p}held:{worker_id}"],
-                    [p, worker_id, incarnation, message, _AT_ONCE],
+                    [p, worker_id, incarnation, message, cursor or "0", _AT_ONCE // 2],
                 ),
             )
             total += returned
-            if returned < _AT_ONCE:
-                return total
+        return total
 
     async def length(self) -> int:
         return sum([await self._length(number) for number in range(self._partitions)])

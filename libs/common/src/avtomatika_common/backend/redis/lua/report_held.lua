@@ -6,18 +6,17 @@
   out before the report began go back to the board when the report before did not name them either.
 
   KEYS  tasks held by the worker
-  ARGV  p, worker, begin of the report (ms), its name, then the tasks it names
-  Returns  how many went back
+  ARGV  p, worker, begin of the report (ms), its name, cursor, about how many, then the tasks it names
+  Returns  {next cursor, how many went back}
 ]]
 local p, worker, began, report = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local named, returned = {}, 0
-for n = 5, #ARGV do
+for n = 7, #ARGV do
   named[ARGV[n]] = true
 end
-for n, task_id in ipairs(redis.call('HKEYS', KEYS[1])) do
-  if n > 512 then
-    break
-  end
+local cut = redis.call('HSCAN', KEYS[1], ARGV[5], 'COUNT', ARGV[6])
+for n = 1, #cut[2], 2 do
+  local task_id = cut[2][n]
   local t = read_task(p, task_id)
   if t and t.state == 'leased' and t.worker == worker then
     local key = p .. 't:' .. task_id
@@ -34,4 +33,4 @@ for n, task_id in ipairs(redis.call('HKEYS', KEYS[1])) do
     end
   end
 end
-return returned
+return {cut[1], returned}

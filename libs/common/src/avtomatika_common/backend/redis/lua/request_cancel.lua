@@ -5,8 +5,8 @@
 
   KEYS  job
   ARGV  p, job id, nonce of this call (a repeat of it has no effect), event
-  Returns  {'NONE'} no such job; {'TERMINAL', status}; {'OK', worker, task, ...}: its tasks that
-           are with a worker
+  Returns  {'NONE'} no such job; {'TERMINAL', status}; {'OK', worker, task, ...}: tasks of it that
+           are with a worker, of a large fan-out some
 ]]
 local job, p = KEYS[1], ARGV[1]
 local stored = redis.call('HMGET', job, 'status', 'cancel', 'group', 'wait', 'cancel_call', 'fence')
@@ -18,15 +18,15 @@ if redis.call('SISMEMBER', p .. 'live', ARGV[2]) == 0 then
 end
 local held = {'OK'}
 if stored[1] == 'waiting_for_worker' or stored[1] == 'waiting_for_parallel_tasks' then
-  local open = redis.call('HKEYS', job .. ':br')
+  local open = redis.call('HRANDFIELD', job .. ':br', '511')
   if string.sub(stored[4], 1, 2) == 't:' then
     open[#open + 1] = string.sub(stored[4], 3)
   end
-  for n = 1, math.min(#open, 512) do
-    local t = redis.call('HMGET', p .. 't:' .. open[n], 'state', 'worker')
+  for _, task_id in ipairs(open) do
+    local t = redis.call('HMGET', p .. 't:' .. task_id, 'state', 'worker')
     if t[1] == 'leased' then
       held[#held + 1] = t[2]
-      held[#held + 1] = open[n]
+      held[#held + 1] = task_id
     end
   end
 end

@@ -7,8 +7,8 @@
 
   KEYS  tasks held by the worker
   ARGV  p, worker, incarnation up to which, message of the failure or '' (back to the board),
-        at most so many
-  Returns  how many
+        cursor, about how many
+  Returns  {next cursor, how many}
 ]]
 local p, worker, last, message = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local mark = redis.call('GET', p .. 'gone:' .. worker)
@@ -25,12 +25,10 @@ local function fail(task_id, t)
 end
 
 local returned = 0
-local held = redis.call('HGETALL', KEYS[1])
+local cut = redis.call('HSCAN', KEYS[1], ARGV[5], 'COUNT', ARGV[6])
+local held = cut[2]
 for n = 1, #held, 2 do
   if tonumber(string.match(held[n + 1], '^%d+')) <= last then
-    if returned == tonumber(ARGV[5]) then
-      break
-    end
     local task_id, t = held[n], read_task(p, held[n])
     returned = returned + 1
     if not t or t.state ~= 'leased' or t.worker ~= worker then
@@ -42,4 +40,4 @@ for n = 1, #held, 2 do
     end
   end
 end
-return returned
+return {cut[1], returned}
