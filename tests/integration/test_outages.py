@@ -32,8 +32,9 @@ def server() -> Generator[RedisServer, None, None]:
     """It keeps what it has told to be done, also when it is killed."""
     if not REDIS_BINARIES:
         missing("Redis")
+    # With `everysec` what it tells while a sync takes its time is not in the file yet.
     with a_redis_server(
-        max(REDIS_BINARIES.items())[1], "--appendonly", "yes", "--appendfsync", "everysec"
+        max(REDIS_BINARIES.items())[1], "--appendonly", "yes", "--appendfsync", "always"
     ) as running:
         yield running
 
