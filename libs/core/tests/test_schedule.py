@@ -82,6 +82,15 @@ def test_an_interval_that_never_ran_runs_at_once_and_then_when_it_is_over() -> N
     assert choose(EVERY_MINUTE, first, 1060.2).time == 1060
 
 
+@pytest.mark.parametrize("fraction", [0.0004, 0.0006, 0.9999])
+def test_a_first_run_between_two_milliseconds_is_no_second_time(fraction: float) -> None:
+    now = 1000 + fraction
+    first = run(EVERY_MINUTE, NEW, now)
+
+    assert choose(EVERY_MINUTE, first, now + 30).time is None
+    assert next_moment(EVERY_MINUTE, first, now) == pytest.approx(now + 60, abs=0.001)
+
+
 def test_late_runs_do_not_shift_the_beat() -> None:
     standing = run(EVERY_MINUTE, NEW, 1000)
     for _ in range(5):
@@ -124,10 +133,10 @@ def test_every_beat_is_on_the_first_run_and_comes_once(
         (time,), standing = fired(schedule, standing, now)
         times.append(time)
 
-    assert all(one < other for one, other in pairwise(times))
-    for time in times:
-        beats = (time - first) / seconds
-        assert time == pytest.approx(first + round(beats) * seconds, abs=0.002)
+    beats = [round((time - first) / seconds) for time in times]
+    assert all(one < other for one, other in pairwise(beats))
+    for time, beat in zip(times, beats, strict=True):
+        assert time == pytest.approx(first + beat * seconds, abs=0.002)
     assert times[-1] <= now < times[-1] + seconds + 0.002
 
 

@@ -105,6 +105,18 @@ async def test_cancel_previous_ends_the_job_before(world: World) -> None:
     assert [job.cancelled for job in made] == [True, True, False]
 
 
+async def test_the_first_job_of_an_interval_is_not_cancelled_for_its_own_time(
+    world: World,
+) -> None:
+    world.clock.advance(0.0006)  # times are kept to the millisecond
+    async with scheduling(world, EVERY_TEN_SECONDS + 'overlap = "cancel_previous"\n'):
+        await world.has_jobs(1)
+        await world.let_pass(5)
+        made = await world.made()
+
+    assert [job.cancelled for job in made] == [False]
+
+
 async def test_a_job_somebody_made_out_of_its_time_counts_as_one_before(world: World) -> None:
     async with scheduling(world, EVERY_TEN_SECONDS + 'overlap = "skip"\n'):
         await world.has_jobs(1)

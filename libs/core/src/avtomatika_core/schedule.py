@@ -299,4 +299,5 @@ def _times_until(when: When, anchor: float | None, moment: float) -> Iterator[fl
 
 
 def _beat(when: Every, anchor: float, beat: int) -> float:
-    return round(anchor + beat * when.seconds, 3)
+    """The first one is the first run itself: rounded, it could come later and be due once more."""
+    return round(anchor + beat * when.seconds, 3) if beat else anchor
