@@ -48,7 +48,7 @@ async def test_equal_tasks_are_handed_out_in_the_order_they_came(backend: Storag
 
 
 async def test_higher_priority_comes_first(backend: StorageBackend) -> None:
-    executor = Executor(backend)
+    executor = Executor(backend)  # R51
     asked = {
         priority: (await executor.dispatch(a_task(priority=priority))).task_id
         for priority in (0.0, 5.0, -1.5, 9.0)
@@ -179,8 +179,10 @@ async def test_an_earlier_offer_of_a_task_is_not_leased(backend: StorageBackend)
 
 
 async def test_a_task_that_could_not_be_delivered_keeps_its_place(backend: StorageBackend) -> None:
-    executor = Executor(backend)
-    asked = [(await executor.dispatch()).task_id for _ in range(3)]
+    executor = Executor(backend)  # R51
+    asked = [
+        (await executor.dispatch(a_task(priority=priority))).task_id for priority in (5.0, 5.0, 0.0)
+    ]
     first = (await waiting_tasks(backend))[0]
     await lease(backend, first)
 

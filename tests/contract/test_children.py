@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from avtomatika_common.backend.ports import Delivery, StaleJob, StorageBackend
-from avtomatika_core.events import CancelRequested, ChildFinished, JobCreated
+from avtomatika_core.events import CancelRequested, ChildFinished, JobCreated, JobSetAside
 from avtomatika_core.job import ChildWait, JobId, JobStatus
 from avtomatika_core.machine import step
 from avtomatika_core.outcomes import RunBlueprint
@@ -66,7 +66,7 @@ async def test_a_child_lies_in_its_parent_s_partition(open_backend: Open) -> Non
 
 
 async def test_a_refused_commit_makes_no_child(backend: StorageBackend) -> None:
-    executor = Executor(backend)
+    executor = Executor(backend)  # R21
     claim = await executor.start()
     late = await backend.jobs.load(claim.job.id)
     assert late is not None
@@ -96,7 +96,7 @@ async def test_a_child_s_end_resumes_its_parent_once(backend: StorageBackend) ->
     assert after.job.state == "done"
 
 
-@pytest.mark.parametrize("way", ["raises", "is cancelled"])
+@pytest.mark.parametrize("way", ["raises", "is cancelled", "is set aside"])
 async def test_a_child_that_ends_badly_resumes_its_parent(
     backend: StorageBackend, way: str
 ) -> None:  # R17
@@ -104,6 +104,10 @@ async def test_a_child_that_ends_badly_resumes_its_parent(
     parent, delivery = await with_child(backend, executor)
     if way == "raises":
         await executor.raised(await executor.apply(delivery), is_final=True)
+    elif way == "is set aside":
+        child = await executor.apply(delivery)
+        made = step(child.job, JobSetAside(at=backend.clock.now(), reason="why"), RULES)
+        await backend.jobs.commit(child.stored, made, delivery, set_aside="why")
     else:
         await backend.jobs.request_cancel(child_of(parent), a_cancel(backend))
         await backend.inbox.drop(delivery)
@@ -112,11 +116,11 @@ async def test_a_child_that_ends_badly_resumes_its_parent(
     event = (await executor.read()).event
 
     assert isinstance(event, ChildFinished)
-    assert event.status == ("quarantined" if way == "raises" else "cancelled")
+    assert event.status == ("cancelled" if way == "is cancelled" else "quarantined")
 
 
 async def test_cancelling_a_parent_cancels_its_child(backend: StorageBackend) -> None:
-    executor = Executor(backend)
+    executor = Executor(backend)  # R21
     parent, delivery = await with_child(backend, executor)
     child = await executor.apply(delivery)
     await backend.jobs.request_cancel(parent.job.id, a_cancel(backend))

@@ -13,14 +13,15 @@ from avtomatika_common.backend.ports import (
     IdempotencyKeyReused,
     JobNotFound,
     LostClaim,
+    Progress,
     StaleJob,
     StorageBackend,
     StoreFull,
 )
 from avtomatika_common.codec import NotJson, pack_data
 from avtomatika_common.records import unpack_fact, unpack_notification
-from avtomatika_core.events import ApprovalDecided, Continue, JobCreated, TimerFired
-from avtomatika_core.job import JobData, JobId, JobStatus
+from avtomatika_core.events import ApprovalDecided, Continue, JobCreated, SignalReceived, TimerFired
+from avtomatika_core.job import JobData, JobId, JobStatus, WorkerId
 from avtomatika_core.machine import step
 from avtomatika_core.outcomes import DispatchTask, RunBlueprint
 from tests.contract.builders import (
@@ -32,14 +33,16 @@ from tests.contract.builders import (
     Executor,
     a_cancel,
     a_job,
+    a_success,
     a_task,
     errors,
     fire,
+    lease,
     next_due,
     the_waiting_task,
     waiting_tasks,
 )
-from tests.contract.conftest import Open, PassTime
+from tests.contract.conftest import Bench, Open, PassTime
 
 
 def a_key(client: str = "ann", key: str = "k", fingerprint: str = "f") -> IdempotencyKey:
@@ -415,6 +418,36 @@ async def test_an_ended_job_is_forgotten_after_its_retention(
     assert await backend.jobs.load(open_job.job.id) is not None
     with pytest.raises(JobNotFound):
         await backend.jobs.decide_approval(ended.job.id, token="1", decision="yes", at=0.0)
+
+
+async def test_what_stood_beside_an_ended_job_is_forgotten_with_it(
+    open_backend: Open, bench: Bench, pass_time: PassTime
+) -> None:
+    """R63: results of branches, progress, closed tasks, signals."""
+    backend = await open_backend(retention_seconds=1)
+    executor = Executor(backend)
+    worker = WorkerId("worker-1")
+    job_id = (await executor.fan_out(2)).job.id
+    for task in await waiting_tasks(backend):
+        await lease(backend, task)
+        said = Progress(progress=0.5, message="", at=backend.clock.now(), task_id=task.task_id)
+        await backend.board.record_progress(task.task_id, job_id, worker, said, None)
+        await backend.board.end_lease(job_id, worker, a_success(backend, task.task_id))
+        await executor.settle(await executor.read())
+    signal = SignalReceived(at=backend.clock.now(), name="paid", data={})
+    await backend.jobs.send_signal(job_id, signal)
+    joining = await executor.apply(await executor.read())
+    await executor.apply(await executor.read())
+    stored = await backend.jobs.load(job_id)
+    assert stored is not None
+    await executor.end(Claim(stored, joining.delivery))
+    assert len(await backend.jobs.branch_results(job_id)) == 2
+
+    await pass_time(1.1)
+
+    assert await backend.jobs.load(job_id) is None
+    assert await backend.jobs.branch_results(job_id) == {}
+    assert [name for name in await bench.contents() if job_id in name] == []
 
 
 async def test_retention_zero_keeps_jobs_for_ever(open_backend: Open, pass_time: PassTime) -> None:

@@ -11,6 +11,7 @@ from avtomatika_common.backend.ports import (
     StoreOptions,
 )
 from avtomatika_common.lifecycle import StartupError
+from avtomatika_core.events import SignalReceived, WorkerEventArrived
 from avtomatika_core.job import JobId, TaskId, WorkerId
 from avtomatika_core.schedule import Every, Schedule
 from tests.contract.builders import (
@@ -51,12 +52,26 @@ async def test_an_update_of_an_unknown_id_creates_nothing(
     await backend.board.confirm(task, job, NOBODY)
     await backend.board.undeliver(task, job, NOBODY)
     assert not await backend.jobs.forget_quarantined(job)
+    signal = SignalReceived(at=0.0, name="paid", data={})
+    with pytest.raises(JobNotFound):
+        await backend.jobs.send_signal(job, signal)
+    told = WorkerEventArrived(
+        at=0.0, task_id=task, worker_id=NOBODY, event_id="e", event_type="halfway", payload={}
+    )
+    reported = await backend.board.report_event(
+        job, task, NOBODY, "e", event=told, notification=None
+    )
+    assert reported.answer is ResultAnswer.JOB_NOT_FOUND
+    assert await backend.schedules.set_paused("none", is_paused=True, at=0.0) is None
+    await backend.schedules.note_asked("none", job, 0.0)
+    assert not await backend.dead_events.replay("0-1-0")
     assert await backend.workers.beat(NOBODY, {"load": 1}, 60.0) is None
     until = backend.clock.now() + 60.0
     assert await backend.workers.announce_credit(NOBODY, "p", "g", until, 60.0) is None
     await backend.workers.withdraw_credit(NOBODY, "p")
     await backend.workers.end_hold(NOBODY, task)
     await backend.workers.end_hold(NOBODY, task, stop=True)
+    assert not await backend.workers.stop_task(NOBODY, task, job)
     assert not await backend.workers.leave(NOBODY)
 
     assert await bench.contents() == before
@@ -90,6 +105,9 @@ async def fill(backend: StorageBackend) -> Executor:
 async def test_a_flush_leaves_nothing(open_backend: Open) -> None:  # R63
     backend = await open_backend(keep_facts=True)
     executor = await fill(backend)
+    many = [str(number) for number in range(1500)]  # more than are found at once
+    for name in many:
+        await backend.key_values.set(name, "k", b"v")
 
     await backend.flush_all()
 
@@ -103,7 +121,7 @@ async def test_a_flush_leaves_nothing(open_backend: Open) -> None:  # R63
     assert await backend.workers.count() == 0
     assert await backend.relay.return_lost() == 0
     assert await backend.facts.length() == await backend.notifications.length() == 0
-    assert await backend.key_values.get("store", "k") is None
+    assert [await backend.key_values.get(name, "k") for name in ("store", *many)] == [None] * 1501
     assert (await backend.catalogue.entries())[1] == []
     assert (await backend.schedules.entries())[1] == []
     assert await backend.leases.acquire("scheduler", "s-2", 60.0) is not None

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from avtomatika_common.backend.ports import Hint, LostLease, StorageBackend
+from avtomatika_common.backend.ports import Hint, Lease, LostLease, StorageBackend
+from avtomatika_common.leadership import Contact, lead
 from avtomatika_core.events import TimerFired
 from avtomatika_core.job import HandlerRetryWait
 from tests.contract.builders import (
@@ -184,6 +185,7 @@ async def test_the_holder_may_ask_again(backend: StorageBackend) -> None:
 async def test_tokens_count_up_with_each_holder(
     backend: StorageBackend, pass_time: PassTime
 ) -> None:
+    """R65: so one that had it twice is told from itself."""
     first = await backend.leases.acquire("scheduler", "s-1", 0.05)
     await pass_time(0.06)
     second = await backend.leases.acquire("scheduler", "s-2", 60.0)
@@ -221,6 +223,42 @@ async def test_a_lease_that_is_over_cannot_be_renewed_or_released(
     await backend.leases.release(old)
 
     assert await backend.leases.acquire("scheduler", "s-1", 60.0) is None
+
+
+async def test_a_lease_that_another_has_by_now_cannot_be_renewed(
+    backend: StorageBackend, pass_time: PassTime
+) -> None:
+    """R65: it is not made to last longer, either."""
+    old = await backend.leases.acquire("scheduler", "s-1", 0.05)
+    assert old is not None
+    await pass_time(0.06)
+    assert await backend.leases.acquire("scheduler", "s-2", 0.1) is not None
+
+    with pytest.raises(LostLease):
+        await backend.leases.renew(old, 60.0)
+
+    await pass_time(0.11)
+    assert await backend.leases.acquire("scheduler", "s-3", 60.0) is not None
+
+
+async def test_a_lease_is_free_as_soon_as_its_work_is_over(backend: StorageBackend) -> None:
+    """R65: others need not wait for its time to pass."""
+    has_begun = asyncio.Event()
+
+    async def work(_lease: Lease) -> None:
+        has_begun.set()
+        await asyncio.Event().wait()
+
+    leases, clock = backend.leases, backend.clock
+    async with asyncio.TaskGroup() as group:
+        leading = group.create_task(
+            lead("scheduler", "s-1", work, leases=leases, clock=clock, contact=Contact(clock))
+        )
+        await has_begun.wait()
+        assert await leases.acquire("scheduler", "s-2", 60.0) is None
+        leading.cancel()
+
+    assert await leases.acquire("scheduler", "s-2", 60.0) is not None
 
 
 async def test_leases_of_different_names_are_independent(backend: StorageBackend) -> None:

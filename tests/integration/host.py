@@ -1,6 +1,7 @@
 """A whole orchestrator as the process of a host of its own: its uptime, and when it is to be killed.
 
-`UPTIME_SECONDS` is what its monotonic clock says at the start. `DIES_AT` (`<operation> <number>
+`UPTIME_SECONDS` is what its monotonic clock says at the start, `CLOCK_AHEAD_SECONDS` how wrong its
+time of day is. `DIES_AT` (`<operation> <number>
 <before|after>`) names the operation of the store at which it is killed, as far as the job is
 concerned whose initial data say so, too. Times are a fifth of the real ones.
 """
@@ -39,11 +40,12 @@ def scale_times() -> None:
         setattr(module, name, value)
 
 
-def boot(uptime_seconds: float) -> None:
-    """The host has been up for so long."""
-    monotonic = time.monotonic
+def boot(uptime_seconds: float, ahead_seconds: float) -> None:
+    """The host has been up for so long, and its clock is that much ahead."""
+    monotonic, time_of_day = time.monotonic, time.time  # noqa: TID251 - what the product asks
     started_at = monotonic()
     time.monotonic = lambda: monotonic() - started_at + uptime_seconds
+    time.time = lambda: time_of_day() + ahead_seconds  # noqa: TID251
 
 
 class Death:
@@ -117,13 +119,14 @@ def nap() -> StateMachineBlueprint:
 def main() -> None:
     config = Config()
     scale_times()
-    boot(float(os.environ["UPTIME_SECONDS"]))  # noqa: TID251 - no setting of the product
+    given = os.environ  # noqa: TID251 - no settings of the product
+    boot(float(given["UPTIME_SECONDS"]), float(given["CLOCK_AHEAD_SECONDS"]))
     storage = open_redis(config.service_redis_url())
     open_storage = storage.open
 
     async def opened(options: StoreOptions) -> None:
         await open_storage(options)
-        if point := os.environ.get("DIES_AT"):  # noqa: TID251 - nor is this
+        if point := given.get("DIES_AT"):
             Death(point).to(storage)
 
     setattr(storage, "open", opened)  # noqa: B010 - as a test would

@@ -40,6 +40,7 @@ def a_host(redis_url: str, tmp_path: Path, port: int) -> Hosts:
         "AVTOMATIKA_DURABILITY": "fast",  # the servers of tests keep nothing
         "WORKER_POLL_TIMEOUT_SECONDS": "0.5",
         "UPTIME_SECONDS": "1000",
+        "CLOCK_AHEAD_SECONDS": "0",
     }
     return partial(_a_host, tmp_path, settings)
 
@@ -149,15 +150,16 @@ async def end_of(door: Door, job_id: str) -> dict[str, Any]:
 # --- R26: what time it is
 
 
+@pytest.mark.parametrize("ahead_seconds", [0, 3600, -3600])
 async def test_a_deadline_is_kept_by_a_host_that_was_booted_at_another_time(
-    a_host: Hosts, port: int
+    a_host: Hosts, port: int, ahead_seconds: int
 ) -> None:
-    """R26: also when the one that set it is gone."""
+    """R26: also when the one that set it is gone, and when the time of day was wrong there."""
     async with aiohttp.ClientSession() as session:
         door = Door(session, port, stop=session.close)
         with (
             a_host(UPTIME_SECONDS="3", API_PORT="0") as other,
-            a_host(UPTIME_SECONDS="10000000") as host,
+            a_host(UPTIME_SECONDS="10000000", CLOCK_AHEAD_SECONDS=str(ahead_seconds)) as host,
         ):
             await until(lambda: other.has_said('"serving"'), 15)
             job_id = await create(door, "nap", seconds=2.0)

@@ -189,14 +189,17 @@ async def test_an_end_state_is_a_success_unless_its_name_or_its_outcome_says_oth
 # --- R22, R23, R24: handlers that fail
 
 
+@pytest.mark.parametrize("waits", [False, True])
 async def test_a_handler_that_raised_leaves_nothing_and_comes_again_later_each_time(
-    open_site: OpenSite,
+    open_site: OpenSite, *, waits: bool
 ) -> None:
-    """R23."""
+    """R23: one that waits is stored in another way."""
     runs: list[float] = []
 
     async def flaky(state_history: dict[str, Any], actions: ActionFactory) -> None:
         runs.append(asyncio.get_running_loop().time())
+        if waits:
+            await site.storage.ping()
         state_history.setdefault("entries", []).append(len(runs))
         actions.update_context({"seen": len(runs)})
         actions.transition_to("done")

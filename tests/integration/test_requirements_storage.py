@@ -1,10 +1,13 @@
-"""The requirements about what is kept, and by whom: each on a whole orchestrator."""
+"""The requirements about what is kept, and by whom, and of a stop: each on a whole orchestrator."""
 
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from redis.asyncio import Redis
 
@@ -13,6 +16,7 @@ from avtomatika.context import ActionFactory
 from avtomatika_common import leadership
 from avtomatika_common.backend.ports import IdempotencyKey, Lease, StoreOptions
 from avtomatika_common.backend.redis import keys
+from avtomatika_common.history import history_reader
 from avtomatika_common.lifecycle import running
 from avtomatika_core.redrive import redrive
 from avtomatika_watcher import Settings as WatcherSettings
@@ -22,6 +26,7 @@ from tests.integration.blueprints import a_blueprint, dispatch, go_to, run
 from tests.integration.conftest import OpenSite
 from tests.integration.hooks import Hooks
 from tests.integration.sites import Site, a_site
+from tests.interop.door import Door
 from tests.support import until
 
 pytestmark = pytest.mark.integration
@@ -240,3 +245,58 @@ async def test_of_two_watchers_with_slow_rounds_one_handles_each_timeout(
     assert fired == 5
     assert site.ends == dict.fromkeys(job_ids, 1)
     assert not holders  # the first has it all the time
+
+
+# --- R70: the stop
+
+
+async def takes_nothing(door: Door) -> bool:
+    try:
+        await door.ask("GET", "/blueprints")
+    except aiohttp.ClientError:
+        return True
+    return False
+
+
+async def test_a_stop_ends_intake_first_and_tells_last_what_its_handlers_did(
+    open_site: OpenSite, hooks: Hooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R70: the job of a handler that is let finish has its row and its webhook before all is over."""
+    begun, reads_no_more, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    blueprint = StateMachineBlueprint("slow", api_version="v1", api_endpoint="/jobs/slow")
+
+    @blueprint.handler_for("start", is_start=True, is_end=True)
+    async def start(job_id: str) -> None:
+        begun.set()
+        await may_end.wait()
+
+    archive = f"sqlite:{tmp_path / 'history.db'}"
+    site = await open_site(blueprint, HISTORY_DATABASE_URI=archive)
+    read = site.storage.inbox.read
+
+    async def watched(*args: Any) -> Any:
+        try:
+            return await read(*args)
+        except asyncio.CancelledError:
+            reads_no_more.set()
+            raise
+
+    monkeypatch.setattr(site.storage.inbox, "read", watched)
+    body = {"initial_data": {}, "webhook_url": hooks.url}
+    answer = await site.door.ask("POST", "/jobs/slow", body)
+    job_id = answer.json["job_id"]
+    await begun.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(site.door.stop())
+        await until(lambda: takes_nothing(site.door), message="the door is still open")
+        await until(reads_no_more.is_set, message="the executor takes more")
+        assert site.ends == {}
+        may_end.set()
+
+    history = history_reader(archive, UTC)
+    assert history is not None
+    rows = await history.rows(job_id)
+    assert [row["event_type"] for row in rows][-1] == "job_completed"
+    assert [hook["event"] for hook in hooks.of(job_id)] == ["job_finished"]
+    assert site.ends == {job_id: 1}

@@ -223,7 +223,7 @@ def test_the_outcome_of_a_run_that_is_no_longer_wanted_is_dropped(which: str) ->
         assert result.commands == ()
 
 
-def test_events_for_another_task_token_or_child_change_nothing() -> None:  # R15
+def test_events_for_another_task_token_or_child_change_nothing() -> None:  # R15, R21
     retrying = step(waiting_for_task(), failed(), RULES).job
     child = waiting_for_child()
     strangers: list[tuple[Job, Event]] = [
