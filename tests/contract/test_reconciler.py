@@ -694,6 +694,12 @@ async def a_retry(executor: Executor) -> Claim:
     return await executor.raised(await executor.start())
 
 
+async def a_job_whose_task_is_on_its_way(executor: Executor) -> Claim:
+    claim = await executor.dispatch()
+    assert await lease(executor.backend) is not None
+    return claim
+
+
 async def a_large_fan_out(executor: Executor) -> Claim:
     return await executor.fan_out(300)
 
@@ -705,8 +711,8 @@ async def a_job_that_ended(executor: Executor) -> Claim:
 @pytest.mark.parametrize(
     "make",
     [
-        Executor.start, Executor.dispatch, a_job_with_a_leased_task, a_parent, an_approval, a_retry,
-        a_large_fan_out, a_job_that_ended,
+        Executor.start, Executor.dispatch, a_job_whose_task_is_on_its_way, a_job_with_a_leased_task,
+        a_parent, an_approval, a_retry, a_large_fan_out, a_job_that_ended,
     ],
 )  # fmt: skip
 async def test_a_whole_job_is_let_alone(

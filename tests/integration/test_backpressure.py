@@ -163,6 +163,42 @@ async def test_on_a_full_redis_timers_fire_and_cancels_signals_and_decisions_cou
     assert set(ends.values()) == {"finished"}
 
 
+@pytest.mark.parametrize("count", [3, 300])
+async def test_on_a_full_redis_branches_are_given_out_done_and_joined(
+    small_redis: RedisServer, count: int
+) -> None:
+    """A large fan-out is laid in pieces, and given out in pieces."""
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def spread(actions: ActionFactory) -> None:
+        begun.set()
+        await gate.wait()
+        actions.dispatch_parallel([{"type": "resize"}] * count, aggregate_into="join")
+
+    def join(aggregation_results: dict[str, Any], actions: ActionFactory) -> None:
+        actions.transition_to("done" if len(aggregation_results) == count else "aside")
+
+    fan_out = a_blueprint("fan_out", ends=("done", "aside"), start=spread)
+    fan_out.aggregator_for("join", targets=["done", "aside"])(join)
+    async with Redis.from_url(small_redis.url) as client:
+        storage = RedisStorage(client)
+        async with a_site(storage, [fan_out], AVTOMATIKA_DURABILITY="fast") as site:
+            door = site.door
+            await door.register("w1", resources={"max_concurrent_tasks": 50})
+            job_id = await door.create("fan_out")
+            await begun.wait()
+            await fill(client)
+            gate.set()
+            done = 0
+            while done < count:
+                for task in await door.tasks("w1", 50):
+                    assert (await door.done(task, "w1")).status == 200
+                    done += 1
+            job = await door.ended(job_id)
+
+    assert (job["status"], job["current_state"]) == ("finished", "done")
+
+
 async def test_executors_that_start_on_a_full_redis_do_what_waits(
     small_redis: RedisServer,
 ) -> None:

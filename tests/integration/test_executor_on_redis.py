@@ -23,6 +23,7 @@ from avtomatika_watcher import Settings as WatcherSettings
 from avtomatika_watcher import WatcherService
 from tests.blueprints import counting_chain
 from tests.jobs import create_job, ended
+from tests.proxy import proxy_to
 from tests.support import until
 
 pytestmark = pytest.mark.integration
@@ -442,3 +443,65 @@ async def test_two_executors_share_jobs_and_each_step_runs_once(redis_url: str) 
 
     assert all(job.data.state_history["steps"] == [0, 1, 2, 3, 4] for job in jobs)
     assert all(job.head.transition_count == 5 for job in jobs)
+
+
+async def test_after_an_outage_the_first_one_back_waits_for_the_others(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R4: by then all liveness keys are gone, and the other's is not back yet."""
+    monkeypatch.setattr(liveness, "_LIFETIME_MS", 1000)
+    monkeypatch.setattr(liveness, "_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(takeover, "_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(takeover, "_CALM_SECONDS", 4.0)
+    blueprint = StateMachineBlueprint("held")
+    runs: list[str] = []
+    may_end = asyncio.Event()
+
+    @blueprint.handler_for("a", is_start=True, is_end=True)
+    async def held(job_id: str) -> None:
+        runs.append(job_id)
+        await may_end.wait()
+
+    async with (
+        proxy_to(redis_url) as (way_of_one, url_of_one),
+        proxy_to(redis_url) as (way_of_other, url_of_other),
+        Redis.from_url(redis_url) as client,
+        a_store(url_of_one) as one,
+        a_store(url_of_other) as other,
+    ):
+        consumers, looks_at_other = one.inbox.consumers, 0
+
+        async def counted(group: str) -> list[Consumer]:
+            nonlocal looks_at_other
+            found = await consumers(group)
+            looks_at_other += 1
+            return found
+
+        monkeypatch.setattr(one.inbox, "consumers", counted)
+        both = [executor(store, blueprint, max_concurrent_jobs=3) for store in (one, other)]
+        one_alive, other_alive = (keys.alive(keys.partition(0), each.instance) for each in both)
+        async with running(*both):
+            job_ids = [await create_job(one, blueprint) for _ in range(6)]
+            await until(lambda: len(runs) == 6, 10.0)
+            for way in (way_of_one, way_of_other):
+                way.refuses = True
+                way.cut_now()
+            await until(lambda: is_gone(client, one_alive, other_alive))
+            way_of_one.refuses = False
+            looks_at_other = 0
+            await until(lambda: looks_at_other > 3)
+            still_away = await is_gone(client, other_alive)
+            way_of_other.refuses = False
+            await until(lambda: client.exists(other_alive))
+            looks_at_other = 0
+            await until(lambda: looks_at_other > 22, 15.0)  # calm is over, and more
+            may_end.set()
+            jobs = [await ended(one, job_id) for job_id in job_ids]
+
+    assert still_away
+    assert sorted(runs) == sorted(job_ids)
+    assert {job.status for job in jobs} == {JobStatus.FINISHED}
+
+
+async def is_gone(client: Redis, *names: str) -> bool:
+    return await client.exists(*names) == 0

@@ -3,7 +3,9 @@
 import asyncio
 import random
 import time
+from typing import Any
 
+import hiredis
 import pytest
 import uvloop
 from redis.asyncio import Redis
@@ -112,6 +114,49 @@ async def test_a_server_that_never_answers_the_handshake_is_given_up() -> None:
         with pytest.raises(StoreUnavailable):
             await reader.read("PING", seconds=0.1)
         await pool.disconnect()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "LOADING Redis is loading the dataset in memory",
+        "BUSY Redis is busy running a script.",
+        "MISCONF Errors writing to the AOF file: No space left on device",
+        "NOREPLICAS Not enough good replicas to write.",
+        "READONLY You can't write against a read only replica.",
+    ],
+)
+async def test_what_a_server_refuses_for_the_moment_is_asked_again(refusal: str) -> None:
+    """As one that was started again does while it reads its append-only file."""
+    asked = 0
+
+    async def refuse_at_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        requests: Any = hiredis.Reader()
+        while data := await reader.read(65536):
+            requests.feed(data)
+            while request := requests.gets():
+                asked += request[0] == b"ECHO"
+                refuses = request[0] == b"ECHO" and asked < 4
+                writer.write(f"-{refusal}\r\n".encode() if refuses else b"+OK\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(refuse_at_first, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server, Redis(host=host, port=port) as client:
+        pool = own_pool(client)
+        reader = BlockingReader(pool)
+        with pytest.raises(StoreUnavailable):
+            await reader.read("ECHO", "hello", seconds=1.0)
+        commands = Commands(pool)
+        commands.open()
+        async with asyncio.timeout(5):
+            answer = await commands.command("ECHO", "hello")
+        await commands.close()
+        await reader.close()
+        await pool.disconnect()
+
+    assert (answer, asked) == (b"OK", 4)
 
 
 async def test_a_server_that_falls_silent_is_given_up_and_used_again(redis_url: str) -> None:
