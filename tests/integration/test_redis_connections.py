@@ -54,6 +54,62 @@ async def test_a_commit_pipeline_cut_midway_is_applied_once(redis_url: str, seed
         assert job.head.transition_count == 20
 
 
+async def test_entries_whose_reply_was_cut_are_read_all_the_same(redis_url: str) -> None:
+    """They are this consumer's by then: asked again, nothing new would come."""
+    async with (
+        Redis.from_url(redis_url) as client,
+        proxy_to(redis_url) as (proxy, url),
+        Redis.from_url(url) as cut_off,
+    ):
+        store, reading = RedisStorage(client), RedisStorage(cut_off)
+        for each in (store, reading):
+            await each.open(StoreOptions(block_seconds=0.2))
+        await reading.inbox.read("default", "me", 10)  # it is connected, and there are groups
+        jobs = [a_job(store) for _ in range(5)]
+        for job in jobs:
+            await store.jobs.create(job)
+
+        proxy.cut_replies_after(60)
+        deliveries = await reading.inbox.read("default", "me", 10)
+        for each in (store, reading):
+            await each.close()
+
+    assert proxy.cuts == 1
+    assert [delivery.job_id for delivery in deliveries] == [job.id for job in jobs]
+
+
+async def test_an_entry_whose_reply_was_cut_as_its_executor_waited_is_handled_soon(
+    redis_url: str,
+) -> None:
+    blueprint = counting_chain(2)
+    async with (
+        Redis.from_url(redis_url) as client,
+        proxy_to(redis_url) as (proxy, url),
+        Redis.from_url(url) as cut_off,
+    ):
+        store, executing = RedisStorage(client), RedisStorage(cut_off)
+        await store.open(StoreOptions(block_seconds=5.0))
+        await executing.open(StoreOptions(block_seconds=5.0))
+        async with running(ExecutorService(Settings(), executing, [blueprint])):
+            await ended(store, await create_job(store, blueprint))
+            await until(lambda: waits_for_entries(client), message="nobody waits for entries")
+            proxy.cut_replies_after(60)
+            job = await ended(store, await create_job(store, blueprint), 3.0)
+        for each in (store, executing):
+            await each.close()
+
+    assert proxy.cuts == 1
+    assert job.status is JobStatus.FINISHED
+
+
+async def waits_for_entries(client: Redis) -> bool:
+    connections: Any = await client.client_list()
+    return any(
+        "b" in connection["flags"] and connection["cmd"] == "xreadgroup"
+        for connection in connections
+    )
+
+
 @pytest.mark.parametrize("replies", [0, 3, 6])
 async def test_a_lone_command_whose_reply_was_cut_is_answered(redis_url: str, replies: int) -> None:
     async with proxy_to(redis_url) as (proxy, url), Redis.from_url(url) as client:
