@@ -452,7 +452,7 @@ async def test_after_an_outage_the_first_one_back_waits_for_the_others(
     monkeypatch.setattr(liveness, "_LIFETIME_MS", 1000)
     monkeypatch.setattr(liveness, "_PAUSE_SECONDS", 0.2)
     monkeypatch.setattr(takeover, "_LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(takeover, "_CALM_SECONDS", 4.0)
+    monkeypatch.setattr(takeover, "_CALM_SECONDS", 3.0)
     blueprint = StateMachineBlueprint("held")
     runs: list[str] = []
     may_end = asyncio.Event()
@@ -482,7 +482,9 @@ async def test_after_an_outage_the_first_one_back_waits_for_the_others(
         one_alive, other_alive = (keys.alive(keys.partition(0), each.instance) for each in both)
         async with running(*both):
             job_ids = [await create_job(one, blueprint) for _ in range(6)]
-            await until(lambda: len(runs) == 6, 10.0)
+            await until(
+                lambda: len(runs) == 6 and looks_at_other > 17, 10.0
+            )  # the first calm is over
             for way in (way_of_one, way_of_other):
                 way.refuses = True
                 way.cut_now()
@@ -494,7 +496,7 @@ async def test_after_an_outage_the_first_one_back_waits_for_the_others(
             way_of_other.refuses = False
             await until(lambda: client.exists(other_alive))
             looks_at_other = 0
-            await until(lambda: looks_at_other > 22, 15.0)  # calm is over, and more
+            await until(lambda: looks_at_other > 17, 15.0)  # calm is over, and more
             may_end.set()
             jobs = [await ended(one, job_id) for job_id in job_ids]
 

@@ -181,6 +181,7 @@ async def test_a_server_that_never_answers_the_handshake_is_given_up() -> None:
         "NOREPLICAS Not enough good replicas to write.",
         "READONLY You can't write against a read only replica.",
     ],
+    ids=lambda text: text.split()[0],
 )
 async def test_what_a_server_refuses_for_the_moment_is_asked_again(refusal: str) -> None:
     """As one that was started again does while it reads its append-only file."""
