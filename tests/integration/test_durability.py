@@ -19,6 +19,7 @@ from avtomatika_common.lifecycle import StartupError
 from avtomatika_core.events import SignalReceived, WorkerEventArrived
 from avtomatika_core.job import JobStatus, WorkerId
 from avtomatika_core.redrive import redrive
+from avtomatika_core.schedule import Every, Schedule
 from tests.conftest import REDIS_BINARIES, missing
 from tests.contract.builders import (
     APPROVAL,
@@ -197,6 +198,13 @@ async def test_every_answer_to_the_outside_waits_for_the_replica(servers: Server
     replica = await servers.a_replica()
     async with a_store(servers.main.url) as store:
         executor = Executor(store)
+        await store.jobs.create(a_job(store))
+        await store.inbox.set_aside(await executor.read(), "no")
+        [dead] = await store.dead_events.newest(10)
+        lease = await store.leases.acquire("scheduler", "s-1", 60.0)
+        assert lease is not None
+        nightly = Schedule(name="nightly", blueprint="b", when=Every(seconds=60))
+        await store.schedules.publish(lease, [nightly])
         asked = await executor.run(await executor.start(), APPROVAL)
         broken = await store.jobs.load(
             (await executor.raised(await executor.start(), is_final=True)).job.id
@@ -226,6 +234,8 @@ async def test_every_answer_to_the_outside_waits_for_the_replica(servers: Server
             lambda: store.jobs.send_signal(asked.job.id, SignalReceived(at=1.0, name="paid")),
             lambda: store.jobs.request_cancel(with_worker.job.id, a_cancel(store)),
             lambda: store.jobs.redrive(broken, redrive(broken.job, 1.0)),
+            lambda: store.dead_events.replay(dead.dead_id),
+            lambda: store.schedules.set_paused("nightly", is_paused=True, at=1.0),
         ]
 
         replica.freeze()
