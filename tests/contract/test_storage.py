@@ -127,7 +127,7 @@ async def test_a_flush_leaves_nothing(open_backend: Open) -> None:  # R63
     assert await backend.leases.acquire("scheduler", "s-2", 60.0) is not None
 
 
-async def test_after_a_flush_everything_works_again(backend: StorageBackend) -> None:
+async def test_after_a_flush_everything_works_again(backend: StorageBackend) -> None:  # R25
     executor = await fill(backend)
     await backend.flush_all()
 

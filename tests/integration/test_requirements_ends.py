@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
+from avtomatika.config import Config
 from avtomatika.context import ActionFactory
 from avtomatika_core.job import JobId, JobStatus
+from avtomatika_executor import Settings
 from tests.integration.blueprints import a_blueprint, dispatch, go_to, run
 from tests.integration.conftest import OpenSite
 from tests.integration.hooks import Hooks
@@ -130,6 +133,47 @@ async def test_however_a_job_ends_everybody_is_told_and_its_parent_goes_on(
         assert (post["event"], post["status"]) == (f"job_{job['status']}", job["status"])
     assert site.ends == {alone: 1, child_id: 1, parent_id: 1}
     assert await site.storage.jobs.count_by_status() == counts
+    await until(site.is_idle, message="something is left")
+
+
+async def test_of_a_job_that_no_executor_can_handle_everybody_is_told_too(
+    open_site: OpenSite, hooks: Hooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R17: it ends when its entry is set aside."""
+    usual = Settings.from_config
+
+    def impatient(config: Config) -> Settings:
+        return replace(usual(config), max_tries=2, again_seconds=0.05)
+
+    monkeypatch.setattr(Settings, "from_config", impatient)
+
+    async def break_down(_job_id: JobId) -> None:
+        raise RuntimeError("the executor has a bug")
+
+    def spread(actions: ActionFactory) -> None:
+        actions.dispatch_parallel([], aggregate_into="join")
+
+    child = a_blueprint("child", ends=("end",), start=spread)
+    child.aggregator_for("join", targets=["end"])(go_to("end"))
+    site = await open_site(
+        child,
+        a_blueprint("parent", ends=tuple(LEADS.values()), start=run("child", LEADS)),
+        HISTORY_DATABASE_URI=f"sqlite:{tmp_path / 'history.db'}",
+    )
+    monkeypatch.setattr(site.storage.jobs, "branch_results", break_down)
+    door = site.door
+    alone = await door.ended(await posted(door, "child", hooks))
+    parent = await door.ended(await posted(door, "parent", hooks))
+    child_id = await child_of(site, parent["id"])
+
+    assert (alone["status"], parent["current_state"]) == ("quarantined", "badly")
+    for job in (alone, parent):
+        await until(lambda job=job: is_archived(door, job), message="its end is not in the history")
+        await until(lambda job=job: ends_told(hooks, job), message="no webhook came")
+    assert site.ends == {alone["id"]: 1, child_id: 1, parent["id"]: 1}
+    counts = {JobStatus.QUARANTINED: 2, JobStatus.FINISHED: 1}
+    assert await site.storage.jobs.count_by_status() == counts
+    assert len(await site.storage.dead_events.newest(10)) == 2
     await until(site.is_idle, message="something is left")
 
 
