@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from avtomatika_common.backend.ports import (
+    ApprovalNotOpen,
     DropAnswer,
     JobIsTerminal,
     ResultAnswer,
@@ -165,11 +166,15 @@ async def test_a_branch_with_a_worker_counts_as_held(backend: StorageBackend) ->
 async def test_a_cancelled_approval_is_closed(backend: StorageBackend) -> None:
     executor = Executor(backend)
     claim = await executor.run(await executor.start(), APPROVAL)
-    await backend.jobs.request_cancel(claim.job.id, a_cancel(backend))
+    job_id, token = claim.job.id, str(claim.job.run)
+    await backend.jobs.request_cancel(job_id, a_cancel(backend))
+
+    with pytest.raises(ApprovalNotOpen):  # also before anybody has acted on the cancel
+        await backend.jobs.decide_approval(job_id, token=token, decision="yes", at=1.0)
 
     ended = await executor.apply(await executor.read())
-
     assert ended.job.status is JobStatus.CANCELLED
+    assert await executor.read_all() == []
     assert await next_due(backend) is None
 
 

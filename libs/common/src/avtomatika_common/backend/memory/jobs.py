@@ -501,7 +501,7 @@ class MemoryJobs(JobStore):
         record = self._tables.job(job_id)
         if record is None:
             raise JobNotFound
-        if record.wait != token:
+        if record.wait != token or record.cancelled:
             raise ApprovalNotOpen
         record.wait = None
         self._tables.clear_timer("wait", job_id, token)
