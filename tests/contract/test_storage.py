@@ -187,6 +187,18 @@ async def test_the_number_of_partitions_is_fixed(open_backend: Open, bench: Benc
         await bench.opened(StoreOptions(partitions=3))
 
 
+@pytest.mark.parametrize("bench", ON_REDIS, indirect=True)
+async def test_a_flush_leaves_the_number_of_partitions(
+    open_backend: Open, bench: RedisBench
+) -> None:
+    """Processes that go on over it have as many as before."""
+    backend = await open_backend(partitions=2)
+    await backend.flush_all()
+
+    with pytest.raises(StartupError, match="partitions"):
+        await bench.opened(StoreOptions(partitions=3))
+
+
 async def test_jobs_of_all_partitions_are_read_and_counted(open_backend: Open) -> None:
     backend = await open_backend(partitions=4)
     executor = Executor(backend)
