@@ -298,6 +298,7 @@ async def test_timers_exist_exactly_as_long_as_the_wait(
 async def test_an_undelivered_task_has_its_dispatch_deadline_again(
     backend: StorageBackend,
 ) -> None:
+    """R7, R8."""
     await Executor(backend).dispatch(a_task(dispatch_timeout_seconds=30.0))
     deadline = await next_due(backend)
     leased = await lease(backend)
@@ -306,6 +307,24 @@ async def test_an_undelivered_task_has_its_dispatch_deadline_again(
     await backend.board.undeliver(leased.task_id, leased.job_id, ME)
 
     assert await next_due(backend) == deadline
+
+
+@pytest.mark.parametrize("is_confirmed", [False, True])
+async def test_a_task_that_came_back_has_no_timer_of_its_lease(
+    backend: StorageBackend, *, is_confirmed: bool
+) -> None:
+    """R8."""
+    await Executor(backend).dispatch(a_task(dispatch_timeout_seconds=0.0))
+    leased = await lease(backend)
+    assert leased is not None
+    if is_confirmed:
+        await backend.board.confirm(leased.task_id, leased.job_id, ME)
+    assert await next_due(backend) is not None
+
+    await backend.board.return_leases(0, ME, 1, lost=False)
+
+    assert await backend.board.length() == 1
+    assert await next_due(backend) is None
 
 
 async def test_a_task_without_dispatch_timeout_waits_for_ever(backend: StorageBackend) -> None:
@@ -406,6 +425,7 @@ async def test_a_repeat_is_ok_even_after_the_job_has_ended(backend: StorageBacke
 
 
 async def test_of_results_at_once_one_counts(backend: StorageBackend) -> None:
+    """R15."""
     executor = Executor(backend)
     claim = await executor.dispatch()
     await take(backend)
@@ -424,6 +444,7 @@ async def test_of_results_at_once_one_counts(backend: StorageBackend) -> None:
 
 
 async def test_a_result_may_come_before_its_delivery_is_confirmed(backend: StorageBackend) -> None:
+    """R8."""
     claim = await Executor(backend).dispatch()
     await lease(backend)
 
@@ -497,6 +518,7 @@ async def test_a_result_for_an_earlier_attempt(
 
 
 async def test_a_result_for_a_cancelled_job(backend: StorageBackend) -> None:
+    """R15: also while the cancel is on its way to the job."""
     executor = Executor(backend)
     claim = await executor.dispatch()
     await take(backend)
@@ -505,6 +527,7 @@ async def test_a_result_for_a_cancelled_job(backend: StorageBackend) -> None:
     marked = await backend.board.end_lease(claim.job.id, ME, event)
     ended = await executor.apply(await executor.read())
 
+    assert await executor.read_all() == []
     assert marked is ResultAnswer.JOB_CANCELLED
     assert ended.job.status is JobStatus.CANCELLED
     assert await backend.board.end_lease(claim.job.id, ME, event) is ResultAnswer.JOB_CANCELLED

@@ -68,6 +68,7 @@ async def test_a_refused_fan_out_leaves_nothing(backend: StorageBackend) -> None
 
 
 async def test_branches_that_end_together_wake_the_job_once(backend: StorageBackend) -> None:
+    """R11."""
     executors = [Executor(backend, f"executor-{number}") for number in range(4)]
     claim = await executors[0].fan_out(8)
     asked = [task.task_id for task in await waiting_tasks(backend)]
@@ -108,6 +109,7 @@ async def read_branch_event(backend: StorageBackend, executor: Executor, claim: 
 
 
 async def test_a_branch_is_settled_once(backend: StorageBackend) -> None:
+    """R15."""
     executor = Executor(backend)
     claim = await executor.fan_out(2)
     delivery = await read_branch_event(backend, executor, claim)
@@ -231,6 +233,7 @@ async def test_a_branch_of_a_job_with_the_cancel_mark_is_not_settled(
 
 
 async def test_a_second_fan_out_forgets_the_first_one_s_results(backend: StorageBackend) -> None:
+    """R11, R13."""
     executor = Executor(backend)
     claim = await executor.fan_out(3)
     first = await finish_all(backend, claim)

@@ -174,6 +174,7 @@ async def test_of_a_result_and_the_deadline_at_once_the_job_ends_once(
 
 async def test_a_job_that_ends_in_time_leaves_no_timer(backend: StorageBackend) -> None:
     """R8."""
+    """R8."""
     executor, claim = await start_with(backend, 60.0)
     assert await next_due(backend) is not None
 
@@ -381,6 +382,7 @@ async def test_of_a_result_and_a_missed_heartbeat_at_once_one_counts(
 async def test_each_attempt_of_a_branch_has_the_heartbeat_timeout(
     backend: StorageBackend, pass_time: PassTime
 ) -> None:
+    """R14."""
     executor = Executor(backend)
     task = a_task(heartbeat_timeout_seconds=0.1)
     await executor.run(await executor.start(), parallel(task))
@@ -399,6 +401,7 @@ async def test_each_attempt_of_a_branch_has_the_heartbeat_timeout(
 async def test_branches_of_a_large_fan_out_have_their_heartbeat_timeouts(
     backend: StorageBackend,
 ) -> None:
+    """R14."""
     executor = Executor(backend)
     tasks = [a_task(heartbeat_timeout_seconds=5.0) for _ in range(300)]
     await executor.run(await executor.start(), parallel(*tasks))

@@ -59,6 +59,7 @@ async def a_task_s_event_behind_a_new_job(backend: StorageBackend, executor: Exe
 
 
 async def test_an_entry_is_pending_until_it_is_answered(backend: StorageBackend) -> None:
+    """R3."""
     executor = Executor(backend)
     await a_task_s_event(backend, executor)
 
@@ -155,6 +156,7 @@ async def test_groups_have_inboxes_of_their_own(backend: StorageBackend) -> None
 
 
 async def test_the_claim_of_a_running_job_is_not_dropped(backend: StorageBackend) -> None:
+    """R3."""
     executor = Executor(backend)
     claim = await executor.start()
 

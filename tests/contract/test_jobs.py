@@ -300,6 +300,7 @@ async def test_one_of_many_writers_wins(backend: StorageBackend) -> None:
 
 
 async def test_a_refused_commit_writes_nothing(open_backend: Open) -> None:
+    """R3, R10: nor does it answer the entry."""
     backend = await open_backend(keep_facts=True)
     executor = Executor(backend)
     claim = await executor.start(a_job(backend, webhook_url="http://x"))
@@ -312,6 +313,7 @@ async def test_a_refused_commit_writes_nothing(open_backend: Open) -> None:
         with pytest.raises(StaleJob):
             await executor.run(Claim(late, claim.delivery), action, context_updates={"n": 1})
 
+    assert [mine.entry_id for mine in await executor.pending()] == [claim.delivery.entry_id]
     stored = await backend.jobs.load(claim.job.id)
     assert stored is not None
     assert stored.job.state == "next"

@@ -22,6 +22,7 @@ from avtomatika_executor import ExecutorService, Settings, takeover
 from avtomatika_watcher import Settings as WatcherSettings
 from avtomatika_watcher import WatcherService
 from tests.blueprints import counting_chain
+from tests.contract.builders import Executor
 from tests.jobs import create_job, ended
 from tests.proxy import proxy_to
 from tests.support import until
@@ -324,22 +325,47 @@ async def test_a_document_nobody_could_read_is_given_back_by_a_replay(redis_url:
     assert job.data.state_history == {"steps": [0, 1]}
 
 
-async def test_entries_of_two_lanes_may_have_one_id(redis_url: str) -> None:
-    """Each stream counts its own: neither entry is taken for the other."""
-    blueprint = counting_chain(2)
+async def jobs_whose_entries_have_one_id(
+    store: RedisStorage, client: Redis, blueprint: StateMachineBlueprint
+) -> list[JobId]:
+    """Each of the two lanes has one of them."""
     p = keys.partition(0)
     new, started = keys.lane(p, "new", "default"), keys.lane(p, "in", "default")
+    job_ids = [await create_job_in(store, 0, blueprint) for _ in range(2)]
+    entries: Any = await client.xrange(new)
+    [(entry_id, _), (other_id, fields)] = entries
+    await client.xdel(new, other_id)
+    await client.xadd(started, fields, id=entry_id)
+    await client.hset(keys.job(p, job_ids[1]), "claim", entry_id)
+    return job_ids
+
+
+async def test_entries_of_two_lanes_may_have_one_id(redis_url: str) -> None:
+    """R2: each stream counts its own: neither entry is taken for the other."""
+    blueprint = counting_chain(2)
     async with a_store(redis_url) as store, Redis.from_url(redis_url) as client:
-        job_ids = [await create_job_in(store, 0, blueprint) for _ in range(2)]
-        entries: Any = await client.xrange(new)
-        [(entry_id, _), (other_id, fields)] = entries
-        await client.xdel(new, other_id)
-        await client.xadd(started, fields, id=entry_id)
-        await client.hset(keys.job(p, job_ids[1]), "claim", entry_id)
+        job_ids = await jobs_whose_entries_have_one_id(store, client, blueprint)
         async with running(executor(store, blueprint)):
             jobs = [await ended(store, job_id, 3.0) for job_id in job_ids]
             await until(lambda: is_empty(store))
 
+    assert all(job.data.state_history["steps"] == [0, 1] for job in jobs)
+
+
+async def test_entries_of_one_id_may_both_be_deferred(redis_url: str) -> None:
+    """R2."""
+    blueprint = counting_chain(2)
+    async with a_store(redis_url) as store, Redis.from_url(redis_url) as client:
+        job_ids = await jobs_whose_entries_have_one_id(store, client, blueprint)
+        deferred = await Executor(store).read_all()
+        for delivery in deferred:
+            await store.inbox.defer(delivery, 0.01)
+        async with running(watcher(store), executor(store, blueprint)):
+            jobs = [await ended(store, job_id, 5.0) for job_id in job_ids]
+            await until(lambda: is_empty(store))
+
+    assert {delivery.entry_id for delivery in deferred} == {deferred[0].entry_id}
+    assert [delivery.job_id for delivery in deferred] == job_ids[::-1]
     assert all(job.data.state_history["steps"] == [0, 1] for job in jobs)
 
 

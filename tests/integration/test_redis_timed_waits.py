@@ -128,7 +128,7 @@ async def test_a_job_ends_when_its_time_is_over_and_its_handler_is_stopped(redis
 
 
 async def test_a_signal_is_told_from_the_entry_of_its_jobs_creation(redis_url: str) -> None:
-    """Both lanes number their entries by the time, and these come in one millisecond."""
+    """R2: both lanes number their entries by the time, and these come in one millisecond."""
     p, later = keys.partition(0), 4_000_000_000_000
     async with a_store(redis_url, 1) as store, Redis.from_url(redis_url) as client:
         begun, dead = Executor(store), Executor(store, "dead")

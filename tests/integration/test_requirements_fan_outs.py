@@ -16,7 +16,7 @@ from avtomatika_common.backend.redis.scripts import Script
 from avtomatika_core.job import JobStatus
 from avtomatika_executor import advances
 from tests.integration.conftest import OpenSite
-from tests.integration.sites import Site, a_site
+from tests.integration.sites import Site, a_site, once
 from tests.interop.door import Door, ignored
 from tests.support import until
 
@@ -32,7 +32,8 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fan_out() -> StateMachineBlueprint:
-    """`count` branches; `state_history["joins"]` has what each run of the aggregator was given."""
+    """`count` branches beside `others`; `state_history["joins"]` has what each run of the aggregator
+    was given."""
     blueprint = StateMachineBlueprint("fan_out", api_version="v1", api_endpoint="/jobs/fan_out")
     attempts: Counter[str] = Counter()
 
@@ -42,6 +43,7 @@ def fan_out() -> StateMachineBlueprint:
         task = {"type": "resize", **initial_data.get("options", {})}
         number = attempts[job_id]
         tasks = [{**task, "params": {"attempt": number}} for _ in range(initial_data["count"])]
+        tasks += initial_data.get("others", [])
         actions.dispatch_parallel(tasks, aggregate_into="join")
         if number <= initial_data.get("raises", 0):
             raise OSError("after all")
@@ -52,6 +54,35 @@ def fan_out() -> StateMachineBlueprint:
     ) -> None:
         state_history.setdefault("joins", []).append(aggregation_results)
         actions.transition_to("done")
+
+    @blueprint.handler_for("done", is_end=True)
+    def done() -> None:
+        pass
+
+    return blueprint
+
+
+def fan_outs() -> StateMachineBlueprint:
+    """A fan-out for each of the `counts`, one after another; `state_history["joins"]` as above."""
+    blueprint = StateMachineBlueprint("fan_outs", api_version="v1", api_endpoint="/jobs/fan_outs")
+
+    @blueprint.handler_for("start", is_start=True, targets=["join"])
+    def start(
+        initial_data: dict[str, Any], state_history: dict[str, Any], actions: ActionFactory
+    ) -> None:
+        count = initial_data["counts"][len(state_history.get("joins", []))]
+        actions.dispatch_parallel([{"type": "resize"}] * count, aggregate_into="join")
+
+    @blueprint.aggregator_for("join", targets=["start", "done"])
+    def join(
+        initial_data: dict[str, Any],
+        aggregation_results: dict[str, Any],
+        state_history: dict[str, Any],
+        actions: ActionFactory,
+    ) -> None:
+        state_history.setdefault("joins", []).append(aggregation_results)
+        is_last = len(state_history["joins"]) == len(initial_data["counts"])
+        actions.transition_to("done" if is_last else "start")
 
     @blueprint.handler_for("done", is_end=True)
     def done() -> None:
@@ -77,6 +108,120 @@ async def joined_once(door: Door, job_id: str) -> dict[str, Any]:
     [results] = job["state_history"]["joins"]
     found: dict[str, Any] = results
     return found
+
+
+# --- R3: entries of branches
+
+
+async def fail() -> None:
+    raise StoreUnavailable("cut off")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_branch_whose_end_could_not_be_stored_ends_later(
+    open_site: OpenSite, when: str
+) -> None:
+    """R3."""
+    site = await open_site(fan_out())
+    once(site.storage.jobs, "settle_branch", **{when: fail})
+    job_id = await site.door.create("fan_out", count=2)
+
+    tasks = await do_all(site.door, 2)
+
+    results = await joined_once(site.door, job_id)
+    assert results.keys() == {task["task_id"] for task in tasks}
+    await until(site.is_idle, message="something is left")
+    assert site.ends == {job_id: 1}
+
+
+# --- R8, R9: timers and retries
+
+
+@pytest.mark.parametrize("count", [2, LARGE])
+async def test_a_cancelled_branch_that_awaits_its_retry_leaves_no_timer(
+    open_site: OpenSite, count: int
+) -> None:
+    """R8."""
+    site = await open_site(fan_out(), RETRY_DELAY_SECONDS="60")
+    door = site.door
+    await door.register("w1")
+    options = {"dispatch_timeout_seconds": 0}
+    job_id = await door.create("fan_out", count=count, options=options)
+    await until(lambda: is_offered(site, count), message="it is not there whole")
+    await door.done(await door.task("w1"), "w1", **failure("TRANSIENT_ERROR"))
+
+    async def has_its_timer() -> bool:
+        due = await site.storage.timers.next_due(0)
+        return due is not None and due > site.storage.clock.now() + 10
+
+    await until(has_its_timer, message="the retry has no timer")
+    await door.cancel(job_id)
+
+    assert (await door.ended(job_id))["status"] == "cancelled"
+    await until(site.is_idle, message="something is left")
+
+
+async def test_a_branch_without_any_timeout_is_tried_again(open_site: OpenSite) -> None:
+    """R9."""
+    site = await open_site(fan_out())
+    door = site.door
+    await door.register("w1")
+    options = {"dispatch_timeout_seconds": 0}
+    job_id = await door.create("fan_out", count=1, options=options)
+
+    for _ in range(2):
+        await door.done(await door.task("w1"), "w1", **failure("TRANSIENT_ERROR"))
+    last = await door.task("w1")
+    await door.done(last, "w1", data={"n": 3})
+
+    [(task_id, result)] = (await joined_once(door, job_id)).items()
+    assert (task_id, result["data"]) == (last["task_id"], {"n": 3})
+    await until(site.is_idle)
+
+
+# --- R11: branches that are given out, and branches that end
+
+
+async def test_results_count_while_the_rest_of_a_large_fan_out_is_given_out(
+    open_site: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R11: it is given out in pieces; of each piece all have ended before the next one comes."""
+    site = await open_site(fan_out())
+    fire = site.storage.timers.fire
+
+    async def are_settled() -> bool:
+        return await site.storage.board.length() == 0 and await site.storage.inbox.length() == 0
+
+    async def fires_behind_the_results(*args: Any, **kwargs: Any) -> int:
+        await until(are_settled, message="what was given out has not ended")
+        return await fire(*args, **kwargs)
+
+    monkeypatch.setattr(site.storage.timers, "fire", fires_behind_the_results)
+    job_id = await site.door.create("fan_out", count=LARGE)
+
+    tasks = await do_all(site.door, LARGE)
+
+    results = await joined_once(site.door, job_id)
+    assert results.keys() == {task["task_id"] for task in tasks}
+    assert len(results) == LARGE
+    await until(site.is_idle, message="something is left")
+
+
+@pytest.mark.parametrize("counts", [(2, 1), (LARGE, 2), (2, LARGE), (LARGE, LARGE)])
+async def test_a_later_fan_out_has_the_results_of_its_own_branches(
+    open_site: OpenSite, counts: tuple[int, int]
+) -> None:
+    """R11."""
+    site = await open_site(fan_outs())
+    job_id = await site.door.create("fan_outs", counts=counts)
+
+    done = [await do_all(site.door, count) for count in counts]
+
+    job = await site.door.ended(job_id)
+    assert job["status"] == "finished"
+    assert [set(join) for join in job["state_history"]["joins"]] == [
+        {task["task_id"] for task in tasks} for tasks in done
+    ]
 
 
 # --- R12: whole or not at all
@@ -178,6 +323,21 @@ async def test_a_fan_out_of_nothing_goes_to_its_aggregator_at_once(open_site: Op
     assert job["finished_at"] - job["created_at"] < 1
 
 
+@pytest.mark.parametrize("earlier", [2, LARGE])
+async def test_a_fan_out_of_nothing_has_no_results_of_an_earlier_one(
+    open_site: OpenSite, earlier: int
+) -> None:
+    """R13."""
+    site = await open_site(fan_outs())
+    job_id = await site.door.create("fan_outs", counts=[earlier, 0])
+
+    await do_all(site.door, earlier)
+
+    job = await site.door.ended(job_id)
+    assert job["status"] == "finished"
+    assert [len(join) for join in job["state_history"]["joins"]] == [earlier, 0]
+
+
 # --- R14: each branch for itself
 
 
@@ -241,3 +401,99 @@ async def test_a_branch_that_is_lost_with_its_worker_reaches_the_aggregator_as_a
     assert sorted(r["status"] for r in results.values()) == ["failure", "success"]
     assert results[lost["task_id"]]["error"]["code"] == "TRANSIENT_ERROR"
     assert "'killed' was lost" in results[lost["task_id"]]["error"]["message"]
+
+
+async def test_a_branch_of_a_lost_worker_is_tried_again_by_another(open_site: OpenSite) -> None:
+    """R14."""
+    site = await open_site(
+        fan_out(), JOB_MAX_RETRIES="1", WORKER_HEALTH_CHECK_INTERVAL_SECONDS="0.3"
+    )
+    door = site.door
+    await door.register("killed")
+    job_id = await door.create("fan_out", count=2)
+    lost = await door.task("killed")
+    await door.register("w1")
+
+    tasks: list[dict[str, Any]] = []
+
+    async def has_both() -> bool:
+        answer = await door.poll("w1")
+        tasks.extend([answer.json] if answer.status == 200 else [])
+        return len(tasks) == 2
+
+    await until(has_both, message="the lost worker's branch did not come")
+    for task in tasks:
+        await door.done(task, "w1")
+
+    results = await joined_once(door, job_id)
+    assert {task["task_id"] for task in tasks} == results.keys()
+    assert lost["task_id"] not in results
+    assert {result["status"] for result in results.values()} == {"success"}
+
+
+@pytest.mark.parametrize("count", [2, LARGE])
+async def test_a_branch_that_nobody_takes_in_time_costs_no_other(
+    open_site: OpenSite, count: int
+) -> None:
+    """R14: its dispatch timeout is its own."""
+    site = await open_site(fan_out(), JOB_MAX_RETRIES="1")
+    other = {"type": "crop", "dispatch_timeout_seconds": 0.3}
+    job_id = await site.door.create("fan_out", count=count, others=[other])
+
+    tasks = await do_all(site.door, count)
+
+    results = await joined_once(site.door, job_id)
+    for task in tasks:
+        assert results.pop(task["task_id"])["status"] == "success"
+    [result] = results.values()
+    assert (result["status"], result["error"]["code"]) == ("failure", "TIMEOUT_ERROR")
+    assert result["error"]["message"].startswith("No worker took the task within 0.3 seconds")
+
+
+async def test_each_attempt_of_a_branch_has_its_dispatch_timeout(open_site: OpenSite) -> None:
+    """R14."""
+    site = await open_site(fan_out(), JOB_MAX_RETRIES="1")
+    door = site.door
+    await door.register("leaves")
+    options = {"dispatch_timeout_seconds": 0.3}
+    job_id = await door.create("fan_out", count=1, options=options)
+    first = await door.task("leaves")
+    await door.register("leaves", "crop")
+
+    await door.done(first, "leaves", **failure("TRANSIENT_ERROR"))
+
+    [(task_id, result)] = (await joined_once(door, job_id)).items()
+    assert task_id != first["task_id"]
+    assert result["error"]["message"].startswith("No worker took the task within 0.3 seconds")
+
+
+async def test_branches_have_retries_of_their_own_and_a_failed_one_stops_no_other(
+    open_site: OpenSite,
+) -> None:
+    """R14: the first to end has failed for good."""
+    site = await open_site(fan_out(), JOB_MAX_RETRIES="1")
+    door = site.door
+    await door.register("crops", "crop")
+    await door.register("resizes")
+    once_only = {"type": "crop", "retry": {"attempts": 1}}
+    job_id = await door.create("fan_out", count=1, others=[once_only])
+
+    crop = await door.task("crops")
+    await door.done(crop, "crops", **failure("TRANSIENT_ERROR"))
+    await until(lambda: is_counted(door, crop), message="the failed branch is not counted")
+    resizes = [await door.task("resizes")]
+    await door.done(resizes[0], "resizes", **failure("TRANSIENT_ERROR"))
+    resizes.append(await door.task("resizes"))
+    await door.done(resizes[1], "resizes")
+
+    results = await joined_once(door, job_id)
+    assert {task_id: result["status"] for task_id, result in results.items()} == {
+        crop["task_id"]: "failure",
+        resizes[1]["task_id"]: "success",
+    }
+    assert len(site.leases) == 3
+
+
+async def is_counted(door: Door, task: dict[str, Any]) -> bool:
+    document = await door.document(task["job_id"])
+    return task["task_id"] in document.get("aggregation_results", {})

@@ -9,11 +9,12 @@ import pytest
 from avtomatika.context import ActionFactory, JobContext
 from avtomatika_common import leadership
 from avtomatika_common.backend.ports import StoreUnavailable
+from avtomatika_core.job import JobId, JobStatus, TaskId, TaskWait
 from avtomatika_executor import advances
 from tests.integration.blueprints import a_blueprint, dispatch, go_to
 from tests.integration.conftest import OpenSite
 from tests.integration.sites import Site, once
-from tests.interop.door import Door, ignored
+from tests.interop.door import CLIENT_TOKEN, Door, ignored
 from tests.support import until
 
 pytestmark = pytest.mark.integration
@@ -54,6 +55,32 @@ async def test_a_task_waits_for_the_first_worker_and_the_handler_runs_once(
     assert (await door.ended(job_id))["status"] == "finished"
     assert task["task_id"] == offered
     assert runs == [job_id]
+
+
+async def test_a_task_that_nobody_may_take_waits_no_longer_than_its_dispatch_timeout(
+    open_site: OpenSite,
+) -> None:
+    """R7: who does other tasks only is no worker for it, and nothing is done once more."""
+    runs: list[str] = []
+
+    def give_out(job_id: str, actions: ActionFactory) -> None:
+        runs.append(job_id)
+        actions.dispatch_task("resize", {}, {"success": "done"}, dispatch_timeout_seconds=0.5)
+
+    site = await open_site(
+        a_blueprint("work", start=give_out), JOB_MAX_RETRIES="3", WORKER_POLL_TIMEOUT_SECONDS="1"
+    )
+    door = site.door
+    await door.register("crops", "crop")
+    job_id = await door.create("work")
+
+    answer, job = await asyncio.gather(door.poll("crops"), door.ended(job_id))
+
+    assert answer.status == 204
+    assert job["status"] == "failed"
+    assert job["error_message"].startswith("No worker took the task within 0.5 seconds")
+    assert 0.5 <= job["finished_at"] - job["created_at"] < 1.5
+    assert (runs, site.leases) == ([job_id], [])
 
 
 async def succeeds(door: Door) -> None:
@@ -111,6 +138,111 @@ async def has_a_timer(site: Site) -> bool:
     return await site.storage.timers.next_due(0) is not None
 
 
+def sleep(actions: ActionFactory) -> None:
+    actions.sleep(60, next_state="done")
+
+
+def ask(actions: ActionFactory) -> None:
+    actions.await_human_approval("mail", "May it?", {"yes": "done"}, timeout_seconds=60)
+
+
+def listen(actions: ActionFactory) -> None:
+    actions.wait_for_signal("paid", {"received": "done"}, timeout_seconds=60)
+
+
+def stumble() -> None:
+    raise OSError("not yet")
+
+
+give_out = dispatch({"success": "done"}, dispatch_timeout_seconds=60, result_timeout_seconds=60)
+wait_for_ever = dispatch({"success": "done"}, dispatch_timeout_seconds=0)
+
+
+async def is_cancelled(site: Site, job_id: str) -> None:
+    await site.door.cancel(job_id)
+
+
+async def is_cancelled_in_hand(site: Site, job_id: str) -> None:
+    await site.door.task("w1")
+    await is_cancelled(site, job_id)
+
+
+async def is_cancelled_before_its_retry(site: Site, job_id: str) -> None:
+    await fails_once(site, job_id)
+    await is_cancelled(site, job_id)
+
+
+async def fails_once(site: Site, job_id: str) -> None:
+    await site.door.done(await site.door.task("w1"), "w1", **failure("TRANSIENT_ERROR"))
+
+    async def awaits_its_retry() -> bool:
+        return (await site.door.document(job_id))["status"] == "awaiting_retry"
+
+    await until(awaits_its_retry)
+
+
+async def is_approved(site: Site, job_id: str) -> None:
+    path = f"/_public/webhooks/approval/{job_id}"
+    client = {"X-Client-Token": CLIENT_TOKEN}
+    answer = await site.door.call("POST", path, {"decision": "yes"}, token=None, headers=client)
+    assert answer.status == 200, answer
+
+
+async def is_sent_its_signal(site: Site, job_id: str) -> None:
+    answer = await site.door.ask("POST", f"/jobs/{job_id}/signals/paid", {})
+    assert answer.status in (200, 202), answer
+
+
+async def is_done(site: Site, _job_id: str) -> None:
+    await succeeds(site.door)
+
+
+@pytest.mark.parametrize(
+    ("handler", "happens"),
+    [
+        (give_out, is_cancelled),
+        (give_out, is_cancelled_in_hand),
+        (give_out, is_cancelled_before_its_retry),
+        (stumble, is_cancelled),
+        (sleep, is_cancelled),
+        (ask, is_cancelled),
+        (ask, is_approved),
+        (listen, is_cancelled),
+        (listen, is_sent_its_signal),
+    ],
+)
+async def test_a_wait_that_ends_before_its_time_leaves_no_timer(
+    open_site: OpenSite, handler: Any, happens: Any
+) -> None:
+    """R8."""
+    site = await open_site(a_blueprint("work", start=handler), RETRY_DELAY_SECONDS="60")
+    await site.door.register("w1")
+    job_id = await site.door.create("work")
+    await until(lambda: has_a_timer(site), message="the wait has no timer")
+
+    await happens(site, job_id)
+
+    await site.door.ended(job_id)
+    await until(site.is_idle, message="something is left")
+    assert site.ends == {job_id: 1}
+
+
+@pytest.mark.parametrize("happens", [is_done, is_cancelled])
+async def test_the_deadline_of_a_job_goes_with_it(open_site: OpenSite, happens: Any) -> None:
+    """R8."""
+    site = await open_site(a_blueprint("work", start=wait_for_ever))
+    await site.door.register("w1")
+    answer = await site.door.ask("POST", "/jobs/work", {"initial_data": {}, "timeout_seconds": 60})
+    job_id = answer.json["job_id"]
+    assert await has_a_timer(site)
+
+    await happens(site, job_id)
+
+    await site.door.ended(job_id)
+    await until(site.is_idle, message="something is left")
+    assert site.ends == {job_id: 1}
+
+
 # --- R9, R22: retries
 
 
@@ -153,6 +285,75 @@ async def test_each_task_has_all_its_retries_and_success_leaves_no_error(
 
     job = await door.ended(job_id)
     assert (job["status"], job["error_message"], job["last_error"]) == ("finished", None, None)
+
+
+# --- R10: the job first, then its task
+
+
+async def test_no_worker_gets_a_task_that_its_job_does_not_wait_for(
+    open_site: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R10."""
+    site = await open_site(
+        a_blueprint("work", start=dispatch({"success": "next"}), next=dispatch({"success": "done"}))
+    )
+    door = site.door
+    await door.register("w1")
+    lease = site.storage.board.lease
+    waited_for: list[bool] = []
+
+    async def lease_what_is_waited_for(task_id: str, job_id: JobId, *args: Any, **kw: Any) -> Any:
+        stored = await site.storage.jobs.load(job_id)
+        wait = None if stored is None else stored.job.head.wait
+        waited_for.append(isinstance(wait, TaskWait) and wait.task_id == task_id)
+        return await lease(TaskId(task_id), job_id, *args, **kw)
+
+    monkeypatch.setattr(site.storage.board, "lease", lease_what_is_waited_for)
+    job_ids = [await door.create("work") for _ in range(10)]
+    for _ in range(20):
+        await door.done(await door.task("w1"), "w1")
+
+    for job_id in job_ids:
+        assert (await door.ended(job_id))["status"] == "finished"
+    assert waited_for == [True] * 20
+
+
+async def test_a_dispatch_that_is_written_again_overwrites_no_result(
+    open_site: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R10: nobody knew whether it was written, and the worker has long answered."""
+    monkeypatch.setattr(advances, "_BACK_OFF_SECONDS", 0.01)
+    site = await open_site(a_blueprint("work", start=dispatch({"success": "done"})))
+    door = site.door
+    await door.register("w1")
+    commit = site.storage.jobs.commit
+    documents: list[bytes] = []
+    is_again = asyncio.Event()
+
+    async def answers_late(stored: Any, made: Any, *args: Any, **kwargs: Any) -> Any:
+        if made.job.status is not JobStatus.WAITING_FOR_WORKER:
+            return await commit(stored, made, *args, **kwargs)
+        if not documents:
+            await commit(stored, made, *args, **kwargs)
+            await door.done(await door.task("w1"), "w1", data={"n": 1})
+            await door.ended(made.job.id)
+            documents.append(await door.document_bytes(made.job.id))
+            raise StoreUnavailable("cut off")
+        try:
+            return await commit(stored, made, *args, **kwargs)
+        finally:
+            is_again.set()
+
+    monkeypatch.setattr(site.storage.jobs, "commit", answers_late)
+    job_id = await door.create("work")
+    async with asyncio.timeout(5):
+        await is_again.wait()
+
+    job = await door.document(job_id)
+    assert (job["status"], job["state_history"]) == ("finished", {"n": 1})
+    assert [await door.document_bytes(job_id)] == documents
+    await until(site.is_idle, message="something is left")
+    assert site.ends == {job_id: 1}
 
 
 # --- R16: too late

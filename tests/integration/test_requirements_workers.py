@@ -14,7 +14,8 @@ import pytest
 
 from avtomatika import StateMachineBlueprint
 from avtomatika.context import ActionFactory
-from avtomatika_common import ids
+from avtomatika_common import ids, leadership
+from avtomatika_common.backend.ports import StoreUnavailable
 from avtomatika_common.lifecycle import running
 from avtomatika_dispatcher.service import DispatcherService
 from avtomatika_dispatcher.settings import Settings as DispatcherSettings
@@ -22,7 +23,7 @@ from avtomatika_worker import Worker
 from avtomatika_worker.config import WorkerConfig
 from tests.integration.conftest import NewStorage, OpenSite
 from tests.integration.connections import a_connection, impatient_poll, poll_request, send
-from tests.integration.sites import Site, with_dispatchers
+from tests.integration.sites import Site, once, with_dispatchers
 from tests.interop.door import CLIENT_TOKEN, WORKER_TOKEN, Door, ignored
 from tests.support import until
 
@@ -143,6 +144,49 @@ async def test_another_worker_gets_the_task_of_one_that_was_killed(open_site: Op
     assert ignored(await site.door.done(lost, "w1")) == "stale_task"
     await done(site.door, task, "w2")
     await finished(site.door, task["job_id"])
+
+
+async def fail() -> None:
+    raise StoreUnavailable("cut off")
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+async def test_all_tasks_of_a_killed_worker_come_to_another(
+    open_site: OpenSite, monkeypatch: pytest.MonkeyPatch, *, is_cut_off: bool
+) -> None:
+    """R6: of each partition, also if who offers them anew is cut off from the store meanwhile."""
+    monkeypatch.setattr(leadership, "STANDBY_SECONDS", 0.05)
+    ttl, watcher_interval, partitions = 1.0, 3.0, 3
+    site = await open_site(
+        one_task(),
+        AVTOMATIKA_PARTITIONS=str(partitions),
+        WORKER_HEALTH_CHECK_INTERVAL_SECONDS=str(ttl / 2),
+        WATCHER_INTERVAL_SECONDS=str(watcher_interval),
+        WORKER_POLL_TIMEOUT_SECONDS="0.3",
+    )
+    door, clock = site.door, asyncio.get_running_loop()
+    many = {"max_concurrent_tasks": 1000}
+    await door.register("w1", resources=many)
+    places: Counter[int] = Counter()
+    lost: list[str] = []
+    while len(places) < partitions or min(places.values()) < 2:
+        lost.append((await door.held("w1"))["job_id"])
+        places[ids.partition_of(lost[-1], partitions)] += 1
+    if is_cut_off:
+        once(site.storage.board, "return_leases", before=fail)
+    heard_of = clock.time()
+    await door.register("w2", resources=many)
+
+    tasks: list[dict[str, Any]] = []
+    while len(tasks) < len(lost):
+        answer = await door.poll("w2")
+        assert clock.time() < heard_of + ttl + watcher_interval
+        tasks += [answer.json] if answer.status == 200 else []
+
+    assert {task["job_id"] for task in tasks} == set(lost)
+    for task in tasks:
+        await done(door, task, "w2")
+    await finished(door, *lost)
 
 
 # --- R38, R39: workers of the SDK

@@ -1,5 +1,7 @@
 """Results that come too late, twice, or from the wrong one: answered 200, and nothing changes."""
 
+import pytest
+
 from tests.interop.conftest import OpenDoor
 from tests.interop.door import Door, ignored, result_of
 from tests.support import until
@@ -135,6 +137,66 @@ async def test_for_a_job_that_ended_no_other_result_counts(door: Door) -> None:
     assert ignored(invented) == "job_already_terminated"
     assert ignored(foreign) == "job_already_terminated"
     assert await door.document_bytes(task["job_id"]) == before
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("INVALID_INPUT_ERROR", "failed"), ("PERMANENT_ERROR", "quarantined")],
+)
+async def test_for_a_job_that_failed_no_other_result_counts(
+    door: Door, code: str, status: str
+) -> None:
+    """R15."""
+    task = await door.held("w1")
+    failed = {"status": "failure", "error": {"code": code, "message": "oh"}}
+    await door.done(task, "w1", **failed)
+    assert (await door.ended(task["job_id"]))["status"] == status
+    before = await door.document_bytes(task["job_id"])
+
+    repeat = await door.done(task, "w1", **failed)
+    invented = await door.done({**task, "task_id": "invented"}, "w1")
+    foreign = await door.done(task, "w2")
+
+    assert repeat.json == OK
+    assert [ignored(invented), ignored(foreign)] == ["job_already_terminated"] * 2
+    assert await door.document_bytes(task["job_id"]) == before
+
+
+async def test_a_branch_that_was_tried_again_is_stale(door: Door) -> None:
+    """R15."""
+    await door.register("w1")
+    job_id = await door.create("branches")
+    tasks = [await door.task("w1") for _ in range(2)]
+    await door.done(tasks[0], "w1", status="failure", error="once more")
+    again = await door.task("w1")
+    before = await door.document_bytes(job_id)
+
+    answers = [await door.done(tasks[0], worker, data={"n": 0}) for worker in ("w2", "stranger")]
+
+    assert [ignored(answer) for answer in answers] == ["stale_task"] * 2
+    assert await door.document_bytes(job_id) == before
+    for task in (tasks[1], again):
+        assert (await door.done(task, "w1")).json == OK
+    joined = (await door.ended(job_id))["state_history"]["joined"]
+    assert joined.keys() == {tasks[1]["task_id"], again["task_id"]}
+
+
+async def test_after_the_join_no_result_of_a_branch_counts(door: Door) -> None:
+    """R15."""
+    await door.register("w1")
+    job_id = await door.create("branches")
+    tasks = [await door.task("w1") for _ in range(2)]
+    for task in tasks:
+        await door.done(task, "w1", data={"n": 1})
+    await door.ended(job_id)
+    before = await door.document_bytes(job_id)
+
+    repeats = [(await door.done(task, "w1", data={"n": 2})).json for task in tasks]
+    foreign = await door.done(tasks[0], "w2")
+
+    assert repeats == [OK] * 2
+    assert ignored(foreign) == "job_already_terminated"
+    assert await door.document_bytes(job_id) == before
 
 
 async def test_a_branch_counts_once(door: Door) -> None:
