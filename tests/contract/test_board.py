@@ -619,6 +619,7 @@ async def test_leases_of_a_later_registration_stay(backend: StorageBackend) -> N
 async def test_a_registration_that_was_given_up_gets_no_more_tasks(
     backend: StorageBackend,
 ) -> None:
+    """R6: a task it got now would be overlooked."""
     await Executor(backend).dispatch()
     task = await the_waiting_task(backend)
     await backend.board.return_leases(0, ME, 1, lost=True)

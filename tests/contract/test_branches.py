@@ -232,6 +232,25 @@ async def test_a_branch_of_a_job_with_the_cancel_mark_is_not_settled(
     assert [type(event).__name__ for event in events] == ["CancelRequested"]
 
 
+async def test_a_branch_that_was_closed_meanwhile_is_not_settled(backend: StorageBackend) -> None:
+    """R15: who settles it has read it while it was open."""
+    executor = Executor(backend)
+    claim = await executor.fan_out(2)
+    delivery = await read_branch_event(backend, executor, claim)
+    assert isinstance(delivery.event, TaskSucceeded)
+    await backend.jobs.request_cancel(claim.job.id, a_cancel(backend))
+    await executor.apply(await executor.read())
+    before = await backend.jobs.view(claim.job.id)
+
+    await backend.jobs.settle_branch(
+        delivery, delivery.event.task_id, BranchResult(index=0, result={}), token=token_of(claim)
+    )
+
+    assert await backend.jobs.view(claim.job.id) == before
+    assert await backend.jobs.branch_results(claim.job.id) == {}
+    assert await backend.inbox.length() == 0
+
+
 async def test_a_second_fan_out_forgets_the_first_one_s_results(backend: StorageBackend) -> None:
     """R11, R13."""
     executor = Executor(backend)

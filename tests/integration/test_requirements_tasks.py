@@ -243,6 +243,22 @@ async def test_the_deadline_of_a_job_goes_with_it(open_site: OpenSite, happens: 
     assert site.ends == {job_id: 1}
 
 
+@pytest.mark.parametrize("handler", [give_out, stumble, sleep, ask, listen])
+async def test_a_wait_that_its_job_s_deadline_ends_leaves_no_timer(
+    open_site: OpenSite, handler: Any
+) -> None:
+    """R8."""
+    site = await open_site(a_blueprint("work", start=handler), RETRY_DELAY_SECONDS="60")
+    body = {"initial_data": {}, "timeout_seconds": 0.3}
+    answer = await site.door.ask("POST", "/jobs/work", body)
+
+    job = await site.door.ended(answer.json["job_id"])
+
+    assert job["error_message"] == "Job timed out after 0.3 seconds."
+    await until(site.is_idle, message="something is left")
+    assert site.ends == {job["id"]: 1}
+
+
 # --- R9, R22: retries
 
 
