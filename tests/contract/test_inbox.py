@@ -376,6 +376,7 @@ async def test_a_forwarded_job_s_later_events_go_to_its_new_group(backend: Stora
 async def test_a_deferred_entry_comes_again_later_and_the_claim_follows(
     backend: StorageBackend, pass_time: PassTime
 ) -> None:
+    """R3."""
     executor = Executor(backend)
     claim = await executor.start()
 

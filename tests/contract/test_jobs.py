@@ -241,6 +241,7 @@ async def test_a_job_that_waits_has_answered_its_entry(backend: StorageBackend) 
 
 
 async def test_a_requeued_job_goes_on_under_a_new_entry(backend: StorageBackend) -> None:
+    """R3."""
     executor = Executor(backend)
     claim = await executor.start()
 

@@ -469,6 +469,26 @@ async def test_a_branch_that_nobody_takes_in_time_costs_no_other(
     assert result["error"]["message"].startswith("No worker took the task within 0.3 seconds")
 
 
+@pytest.mark.parametrize("count", [2, LARGE])
+async def test_a_branch_whose_result_is_late_costs_no_other(
+    open_site: OpenSite, count: int
+) -> None:
+    """R14: its result timeout is its own."""
+    site = await open_site(fan_out(), JOB_MAX_RETRIES="0")
+    await site.door.register("hangs", "crop")
+    other = {"type": "crop", "result_timeout_seconds": 0.3}
+    job_id = await site.door.create("fan_out", count=count, others=[other])
+    hung = await site.door.task("hangs")
+
+    tasks = await do_all(site.door, count)
+
+    results = await joined_once(site.door, job_id)
+    error = results.pop(hung["task_id"])["error"]
+    assert (error["code"], error["message"]) == ("TIMEOUT_ERROR", "Worker task timed out.")
+    assert results.keys() == {task["task_id"] for task in tasks}
+    assert {result["status"] for result in results.values()} == {"success"}
+
+
 async def test_each_attempt_of_a_branch_has_its_dispatch_timeout(open_site: OpenSite) -> None:
     """R14."""
     site = await open_site(fan_out(), JOB_MAX_RETRIES="1")

@@ -223,7 +223,7 @@ async def test_a_result_that_is_no_json_object_is_refused(door: Door) -> None:
 
 
 async def test_a_job_nobody_knows_is_not_found(door: Door) -> None:
-    """R37."""
+    """R15, R37."""
     await door.register("w1")
 
     for job_id in (NO_JOB, "nonsense", "../../x", "ж", "a" * 1000):

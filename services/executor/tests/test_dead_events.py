@@ -34,6 +34,7 @@ async def the_dead_event(world: World) -> DeadEvent:
 
 
 async def test_an_event_nobody_can_read_comes_five_times_and_is_set_aside(world: World) -> None:
+    """R3."""
     blueprint = counting_chain(2)
     job_id = await world.create(blueprint)
     [entry] = world.tables.entries.values()
