@@ -121,32 +121,32 @@ async def working_engine(redis_url: str | None) -> AsyncGenerator[Door]:
             await client.aclose()
 
 
-async def ended(door: Door, job_ids: list[str]) -> list[dict[str, Any]]:
-    documents: list[dict[str, Any]] = []
+async def ended(door: Door, job_id: str) -> dict[str, Any]:
+    document: dict[str, Any] = {}
 
-    async def all_have() -> bool:
-        documents[:] = [await door.document(job_id) for job_id in job_ids]
-        return all(document.get("finished_at") for document in documents)
+    async def has_ended() -> bool:
+        document.update(await door.document(job_id))
+        return document.get("finished_at") is not None
 
-    await until(all_have, timeout=30.0, message="not all jobs ended")
-    return documents
+    await until(has_ended, timeout=30.0, message=f"{job_id} has not ended")
+    return document
 
 
 async def check_results_that_come_at_once(redis_url: str | None) -> None:
     async with working_engine(redis_url) as door:
-        job_ids = [await door.create("/api/v1/jobs/one_task", n=number) for number in range(200)]
-        documents = await ended(door, job_ids)
+        job_ids = [await door.create("/api/v1/jobs/one_task", n=number) for number in range(1000)]
+        documents = [await ended(door, job_id) for job_id in job_ids]
 
-    assert [document["status"] for document in documents] == ["finished"] * 200
+    assert [document["status"] for document in documents] == ["finished"] * 1000
     assert [document["state_history"] for document in documents] == [
-        {"n": number} for number in range(200)
+        {"n": number} for number in range(1000)
     ]
 
 
 async def check_branches_that_end_together(redis_url: str | None) -> None:
     async with working_engine(redis_url) as door:
         job_ids = [await door.create("/api/v1/jobs/fan_out") for _ in range(20)]
-        documents = await ended(door, job_ids)
+        documents = [await ended(door, job_id) for job_id in job_ids]
 
     assert [document["status"] for document in documents] == ["finished"] * 20
     for document in documents:
