@@ -16,7 +16,8 @@ from redis.asyncio.sentinel import Sentinel
 from avtomatika import RedisStorage, StateMachineBlueprint
 from avtomatika.context import ActionFactory
 from avtomatika_common.backend.opening import open_redis
-from avtomatika_common.backend.ports import StaleJob, StoreOptions
+from avtomatika_common.backend.ports import StaleJob, StoreOptions, StoreUnavailable
+from avtomatika_common.backend.redis.connection import BlockingReader, own_pool
 from tests.conftest import REDIS_BINARIES, missing
 from tests.contract.builders import TO_END, TO_NEXT, Executor, a_cancel
 from tests.integration.blueprints import a_blueprint
@@ -210,6 +211,35 @@ async def test_a_master_that_was_cut_off_is_left_and_comes_back_as_a_replica(
 
         await goes_on(load)
         assert await clients_of(master) == []
+
+
+@safe
+async def test_a_replica_is_not_used_though_sentinel_names_it(
+    service: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was cut off names the server of before, which may be a replica by now."""
+    await service.in_step()
+    master, replica = await service.master(), await service.replica()
+    sentinel = Sentinel([("127.0.0.1", one.port) for one in service.sentinels])
+    pool: Any = own_pool(sentinel.master_for(SERVICE))
+    named = [replica, master]
+
+    async def name(_service: str) -> tuple[str, int]:
+        return "127.0.0.1", named[0].port
+
+    monkeypatch.setattr(pool.sentinel_manager, "discover_master", name)
+    reader = BlockingReader(pool)
+    with pytest.raises(
+        StoreUnavailable, match=f"{replica.port}, which Sentinel names, is a replica"
+    ):
+        await reader.read("GET", "written", seconds=1.0)
+    del named[0]
+    answer = await reader.read("GET", "written", seconds=1.0)
+    await reader.close()
+    await pool.aclose()
+    await sentinel.aclose()
+
+    assert answer == b"1"
 
 
 # --- the replica lags
