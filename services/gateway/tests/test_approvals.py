@@ -5,8 +5,10 @@ import asyncio
 import pytest
 from services.gateway.tests.door import APPROVAL_SECRET, CLIENT, UNKNOWN, Door, open_door
 
+from avtomatika_common.backend.memory.storage import MemoryStorage
 from avtomatika_core.job import Job
 from avtomatika_core.outcomes import AwaitApproval
+from tests.contract.breaking import MemoryHands
 
 OWN_TOKEN = {"X-Approval-Token": APPROVAL_SECRET}
 WHO = "Approval token or client token required"
@@ -100,6 +102,19 @@ async def test_a_job_that_waits_for_no_one_cannot_be_approved(door: Door) -> Non
 
     assert answer.status == 409
     assert answer.body == {"error": "Job is not in a state that can be approved"}
+
+
+async def test_a_job_this_gateway_cannot_read_is_to_be_decided_later(door: Door) -> None:
+    """A gateway that is not upgraded yet, perhaps."""
+    job = await a_waiting_job(door)
+    assert isinstance(door.backend, MemoryStorage)
+    await MemoryHands(door.backend).spoil_head(job.id)
+
+    answer = await door.client("POST", approval(job.id), json={"decision": "yes"})
+
+    assert answer.status == 503
+    assert answer.headers["Retry-After"] == "5"
+    assert answer.body["error"].startswith("The job cannot be read here")
 
 
 @pytest.mark.parametrize(

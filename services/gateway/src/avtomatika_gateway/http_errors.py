@@ -14,6 +14,7 @@ from avtomatika_common.backend.ports import (
     StoreFull,
     StoreUnavailable,
     TooManySignals,
+    UnreadableJob,
 )
 from avtomatika_common.logs import get_logger
 from avtomatika_core.signals import MOST_WAITING
@@ -56,6 +57,9 @@ _REFUSALS: Final[dict[type[Exception], Refusal]] = {
     TooManySignals: Refusal(
         429,
         f"{MOST_WAITING} signals wait for this job to take them: send more when it has taken some.",
+    ),
+    UnreadableJob: Refusal(
+        503, "The job cannot be read here, a newer version wrote it, perhaps. Try again later.", 5
     ),
     StoreFull: Refusal(503, "No new work is taken now, try again later.", 5),
     StoreUnavailable: Refusal(503, "The storage does not answer, try again.", 1),
