@@ -244,6 +244,20 @@ async def test_results_of_unknown_jobs_and_timed_out_or_foreign_tasks_are_told_a
     assert stale is ResultAnswer.STALE_TASK
 
 
+async def test_a_task_that_is_gone_is_not_explained(ports: Ports) -> None:
+    """Nobody would remove what that left."""
+    incarnation = await register(ports)
+    await ports.offer(await ports.job())
+    task = await the_head(ports)
+    await lease(ports, task, ANN, incarnation)
+    await ports.board.end_lease(task.job_id, ANN, success(task.task_id))
+
+    await ports.board.explain(task, "no worker for 'paint'")
+
+    key = keys.task(keys.partition(0), task.task_id)
+    assert await ports.commands.command("EXISTS", key) == 0
+
+
 async def test_a_match_takes_one_poll_and_one_place_and_tells_the_gateway(ports: Ports) -> None:
     incarnation = await register(ports, resources={"max_concurrent_tasks": 1})
     first = await ports.offer(await ports.job())
