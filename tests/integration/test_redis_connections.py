@@ -11,6 +11,7 @@ import uvloop
 from redis.asyncio import Redis
 
 from avtomatika_common.backend.ports import StoreOptions, StoreUnavailable
+from avtomatika_common.backend.redis import connection
 from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_common.backend.redis.connection import BlockingReader, own_pool
 from avtomatika_common.backend.redis.dead import RedisDeadEvents
@@ -214,6 +215,42 @@ async def test_what_a_server_refuses_for_the_moment_is_asked_again(refusal: str)
         await pool.disconnect()
 
     assert (answer, asked) == (b"OK", 4)
+
+
+async def test_how_long_a_read_may_last_is_said_by_that_read(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.1)
+    async with proxy_to(redis_url) as (proxy, url), Redis.from_url(url) as client:
+        reader = BlockingReader(own_pool(client))
+        await reader.read("PING", seconds=60.0)
+
+        proxy.is_silent.set()
+        with pytest.raises(StoreUnavailable, match=r"no answer within 0\.1 s"):
+            async with asyncio.timeout(3.0):
+                await reader.read("PING", seconds=0.0)
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+async def test_a_store_closes_at_once_whoever_reads(redis_url: str, is_waiting: bool) -> None:
+    async with Redis.from_url(redis_url) as client:
+        pool = own_pool(client)
+        reader = BlockingReader(pool)
+        await reader.read("PING", seconds=0.0)
+
+        async def wait() -> None:
+            with pytest.raises(StoreUnavailable):
+                await reader.read("BLPOP", "nothing", 0, seconds=60.0)
+
+        async with asyncio.TaskGroup() as group, asyncio.timeout(2.0):
+            if is_waiting:
+                group.create_task(wait())
+                await until(lambda: _is_blocked(client))
+            await pool.aclose()
+
+
+async def _is_blocked(client: Redis) -> bool:
+    return bool((await client.info("clients"))["blocked_clients"])
 
 
 async def test_a_server_that_falls_silent_is_given_up_and_used_again(redis_url: str) -> None:

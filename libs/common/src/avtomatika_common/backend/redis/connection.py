@@ -118,10 +118,9 @@ class BlockingReader:
         self._pool = pool
         self._connection: AbstractConnection | None = None
         self._pipeline: Pipeline[asyncio.Future[Any]] | None = None
-        self._answer: asyncio.Future[Any] | None = None
 
     async def read(self, *arguments: Argument, seconds: float) -> Any:
-        """Send one command and wait for its answer, at most `seconds` and a margin.
+        """Send one command and wait for its answer, at most `seconds` and a margin without a byte.
 
         Raises StoreUnavailable, ResponseError. A read that was cut may have taken entries: they are
         in the consumer's pending list.
@@ -131,7 +130,7 @@ class BlockingReader:
             pipeline = self._pipeline
             if pipeline is None or pipeline.is_over:
                 pipeline = await self._connect()
-            answer = self._answer = asyncio.get_running_loop().create_future()
+            answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             pipeline.silence_seconds = seconds + ANSWER_SECONDS
             pipeline.send(pack(arguments), (answer,))
             reply = await answer
@@ -162,14 +161,15 @@ class BlockingReader:
         return self._pipeline
 
     def _lost(self, reason: Exception) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionLost(words(reason)))
+        assert self._pipeline is not None, "it has been there until now"
+        for answer in self._pipeline.unanswered:
+            if not answer.done():
+                answer.set_exception(ConnectionLost(words(reason)))
 
     async def close(self) -> None:
-        connection, self._connection = self._connection, None
-        pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None:
-            pipeline.end(ConnectionLost("closed here"))
+        if self._pipeline is not None:
+            self._pipeline.end(ConnectionLost("closed here"))
+        connection, self._connection, self._pipeline = self._connection, None, None
         if connection is not None:
             await connection.disconnect(nowait=True)
             await self._pool.release(connection)

@@ -27,7 +27,7 @@ class Pipeline(asyncio.Protocol, Generic[_Call]):
 
     `answered` is given each call with its reply, an exception if the server refused it. `lost` is told
     once why the connection is over. `writable`: the other side reads again, more may be sent.
-    `silence_seconds`: longest wait for any byte while calls are unanswered.
+    `silence_seconds`: longest wait for any byte while calls are unanswered; may be set anew.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Pipeline(asyncio.Protocol, Generic[_Call]):
             notEnoughData=_NOTHING,
         )
         self._transport: asyncio.WriteTransport = made._writer.transport  # noqa: SLF001
+        self._before = self._transport.get_protocol()
         self._transport.set_protocol(self)
         if self._transport.is_closing():
             self._loop.call_soon(self.end, ConnectionLost("closed by the server"))
@@ -72,8 +73,7 @@ class Pipeline(asyncio.Protocol, Generic[_Call]):
         """Send these bytes, which get one reply for each of `calls`."""
         if not self._unanswered:
             self._heard_at = self._loop.time()
-            if self._alarm is None:
-                self._alarm = self._loop.call_later(self.silence_seconds, self._look)
+            self._be_alarmed_at(self._heard_at + self.silence_seconds)
         self._unanswered.extend(calls)
         self._transport.write(packed)
 
@@ -87,14 +87,22 @@ class Pipeline(asyncio.Protocol, Generic[_Call]):
         self._transport.abort()
         self._lost(reason)
 
+    def _be_alarmed_at(self, when: float) -> None:
+        """Or sooner, where an alarm is set already."""
+        if self._alarm is not None:
+            if self._alarm.when() <= when:
+                return
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(when, self._look)
+
     def _look(self) -> None:
         """Has the server fallen silent? A loop that was blocked has read what came by now."""
         self._alarm = None
         if not self._unanswered:
             return
-        left = self.silence_seconds - (self._loop.time() - self._heard_at)
-        if left > 0:
-            self._alarm = self._loop.call_later(left, self._look)
+        silent_until = self._heard_at + self.silence_seconds
+        if self._loop.time() < silent_until:
+            self._be_alarmed_at(silent_until)
         else:
             self.end(ConnectionLost(f"no answer within {self.silence_seconds:g} s"))
 
@@ -113,6 +121,7 @@ class Pipeline(asyncio.Protocol, Generic[_Call]):
             self.end(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._before.connection_lost(exc)  # redis-py waits for that when it closes a connection
         self.end(exc or ConnectionLost("closed by the server"))
 
     def pause_writing(self) -> None:
