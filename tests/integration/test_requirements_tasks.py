@@ -79,7 +79,7 @@ async def test_a_task_that_nobody_may_take_waits_no_longer_than_its_dispatch_tim
     assert answer.status == 204
     assert job["status"] == "failed"
     assert job["error_message"].startswith("No worker took the task within 0.5 seconds")
-    assert 0.5 <= job["finished_at"] - job["created_at"] < 1.5
+    assert 0.5 <= job["finished_at"] - job["created_at"] < 5
     assert (runs, site.leases) == ([job_id], [])
 
 

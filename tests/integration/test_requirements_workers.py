@@ -156,7 +156,7 @@ async def test_all_tasks_of_a_killed_worker_come_to_another(
 ) -> None:
     """R6: of each partition, also if who offers them anew is cut off from the store meanwhile."""
     monkeypatch.setattr(leadership, "STANDBY_SECONDS", 0.05)
-    ttl, watcher_interval, partitions = 1.0, 3.0, 3
+    ttl, watcher_interval, partitions = 1.0, 8.0, 3
     site = await open_site(
         one_task(),
         AVTOMATIKA_PARTITIONS=str(partitions),

@@ -36,7 +36,7 @@ async def test_a_job_sleeps_for_its_seconds_or_until_its_moment(
 
     assert job["status"] == "finished"
     asleep_at, awake_at = times
-    assert max(0.0, delay) <= awake_at - asleep_at < max(0.0, delay) + 1
+    assert max(0.0, delay) <= awake_at - asleep_at < max(0.0, delay) + 5
     await until(site.is_idle, message="something is left")
 
 
@@ -84,7 +84,7 @@ async def test_a_task_is_repeated_as_its_own_policy_says(open_site: OpenSite) ->
     job = await door.ended(job_id)
     assert job["current_state"] == "broken"
     for (earlier, later), delay in zip(pairwise(failed_at), (0.1, 0.3, 0.6), strict=True):
-        assert delay * 0.8 <= later - earlier < delay * 1.2 + 0.5
+        assert delay * 0.8 <= later - earlier < delay * 1.2 + 3
     await until(site.is_idle, message="something is left")
 
 
@@ -126,5 +126,5 @@ async def test_a_worker_that_sends_no_progress_loses_its_attempt(open_site: Open
 
     assert (await door.ended(job_id))["status"] == "finished"
     assert (first["task_id"], first["job_id"]) != (second["task_id"], second["job_id"])
-    assert 0.4 <= lost_after < 2
+    assert 0.4 <= lost_after < 5
     await until(site.is_idle, message="something is left")

@@ -11,10 +11,10 @@ from libs.common.tests.redis_ports import Ports, open_ports
 from avtomatika_common import ids
 from avtomatika_common.backend.ports import Mail, MatchAnswer, ResultAnswer, WaitingTask
 from avtomatika_common.backend.redis import keys
-from avtomatika_common.backend.redis.scripts import script
+from avtomatika_common.backend.redis.scripts import Script, script
 from avtomatika_core.events import TaskFailed, TaskSucceeded
 from avtomatika_core.job import JobId, TaskId, WorkerId
-from tests.servers import redis_binaries, running_redis
+from tests.servers import a_redis_server, redis_binaries, running_redis
 from tests.support import match_one, promised, until
 
 pytestmark = pytest.mark.integration
@@ -480,6 +480,35 @@ async def test_tasks_of_a_lost_worker_fail_and_those_of_one_that_left_are_offere
     assert (head.task_id, head.offer_number) == (left_task, 2)
     assert await ports.timers() == {}
     assert await ports.relay.return_lost() == 0
+
+
+async def test_all_leases_of_a_lost_worker_come_back_though_redis_starts_again_meanwhile() -> None:
+    """Where a walk over a hash went on by the order it had before, it would pass some by."""
+    lasting = ("--appendonly", "yes", "--appendfsync", "always")
+    with a_redis_server(max(SERVERS.items())[1], *lasting) as server:
+        async with open_ports(server.url) as ports:
+            job = await ports.job()
+            tasks = await asyncio.gather(*(ports.offer(job) for _ in range(1500)))
+            incarnation = await register(ports, polls=0)
+            await asyncio.gather(
+                *(ports.board.lease(task, job, 1, ANN, incarnation) for task in tasks)
+            )
+            script, walks = ports.commands.script, 0
+
+            def starts_again(called: Script, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+                nonlocal walks
+                walks += called.name == "return_leases"
+                if walks == 3:
+                    server.kill()
+                    server.start()
+                return script(called, *args, **kwargs)
+
+            ports.commands.script = starts_again  # type: ignore[method-assign]
+            returned = await ports.board.return_leases(0, ANN, incarnation, lost=False)
+            held = f"{keys.partition(0)}held:{ANN}"
+            left = await ports.commands.command("HLEN", held)
+
+    assert (returned, left) == (1500, 0)
 
 
 async def test_leases_of_a_newer_registration_stay_and_none_of_an_older_is_given_later(

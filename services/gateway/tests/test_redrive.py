@@ -5,10 +5,12 @@ import asyncio
 import pytest
 from services.gateway.tests.door import Door
 
+from avtomatika_common.backend.memory.storage import MemoryStorage
 from avtomatika_common.backend.ports import Stored, StoreUnavailable
 from avtomatika_core.job import JobId, JobStatus
 from avtomatika_core.outcomes import TransitionTo
 from avtomatika_core.redrive import Redriven
+from tests.contract.breaking import MemoryHands
 
 
 async def a_quarantined_job(door: Door) -> str:
@@ -54,6 +56,18 @@ async def test_a_job_that_is_neither_quarantined_nor_failed_is_left_alone(door: 
         assert answer.body == {
             "error": f"Only a quarantined or failed job can be redriven; this one is {status}."
         }
+
+
+async def test_a_job_whose_state_cannot_be_read_is_not_run_from_another(door: Door) -> None:
+    job_id = await a_quarantined_job(door)
+    assert isinstance(door.backend, MemoryStorage)
+    await MemoryHands(door.backend).spoil_head(JobId(job_id))
+
+    answer = await door.client("POST", path(job_id))
+
+    assert answer.status == 503
+    assert answer.body["error"].startswith("The job cannot be read here")
+    assert await door.backend.inbox.length() == 0
 
 
 async def test_of_two_redrives_at_once_one_is_accepted(door: Door) -> None:

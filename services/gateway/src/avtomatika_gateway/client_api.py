@@ -8,7 +8,13 @@ from typing import Any, Final
 from aiohttp import web
 from msgspec.structs import asdict
 
-from avtomatika_common.backend.ports import Backend, CatalogueEntry, JobNotFound, StaleJob
+from avtomatika_common.backend.ports import (
+    Backend,
+    CatalogueEntry,
+    JobNotFound,
+    StaleJob,
+    UnreadableJob,
+)
 from avtomatika_common.contracts import input_problem
 from avtomatika_common.documents import job_document
 from avtomatika_common.history import HistoryReader
@@ -232,6 +238,8 @@ class ClientApi:
         job_id = job_id_in(request)
         while True:
             stored = await visible_job(self._jobs, job_id, client)
+            if stored.is_salvaged:
+                raise UnreadableJob(stored, "the state it is to run again from")
             if stored.job.status not in REDRIVABLE:
                 raise Conflict(
                     "Only a quarantined or failed job can be redriven; this one is "

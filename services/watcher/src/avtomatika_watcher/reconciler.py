@@ -1,8 +1,8 @@
 """Finds what has come apart in the store, and mends it: slowly, at a cost that does not grow.
 
-One small script per pause, however many jobs there are; about the places of a worker one or two for
-each partition. What looks wrong is looked at again in the next lap, and mended if nothing has happened
-to the job meanwhile and nothing can be on its way to it.
+One small script per pause, however many jobs there are; about the places of a worker up to three
+commands for each partition. What looks wrong is looked at again in the next lap, and mended, by two
+commands more, if nothing has happened to the job meanwhile and nothing can be on its way to it.
 """
 
 import asyncio
@@ -111,9 +111,8 @@ class Reconciler:
                 for job in jobs
                 if self._is_quiet(job)
             ):
-                for large in await self._look(partition, looks, before, suspects):
-                    await self._pause()
-                    await self._look_at_the_rest(partition, large, before, suspects)
+                rest = await self._look(partition, looks, before, suspects)
+                await self._look_at_the_rest(partition, rest, before, suspects)
                 await self._pause()
         return suspects
 
@@ -156,14 +155,17 @@ class Reconciler:
     async def _look_at_the_rest(
         self,
         partition: int,
-        look: LookAt,
+        rest: Sequence[LookAt],
         before: dict[JobId, _Suspect],
         suspects: dict[JobId, _Suspect],
     ) -> None:
-        """The open branches of a large fan-out that were not looked at with its job."""
-        rest = [look]
-        while rest := await self._look(partition, rest, before, suspects):
-            await self._pause()
+        """The open branches of large fan-outs that were not looked at with their job."""
+        while rest:
+            left: list[LookAt] = []
+            for looks in _at_once(rest):
+                await self._pause()
+                left += await self._look(partition, looks, before, suspects)
+            rest = left
 
     async def _judge(
         self,
@@ -189,6 +191,8 @@ class Reconciler:
             await self._mend(partition, job, flaw, seen)
         if to_mend:  # it is seen anew
             before[job.job_id] = replace(suspect, flaws=suspect.flaws - to_mend)
+            if noted := suspects.get(job.job_id):
+                suspects[job.job_id] = replace(noted, flaws=noted.flaws - to_mend)
         if left := missing - to_mend:
             since = suspect.since if left <= suspect.flaws else seen.at
             _note(suspects, job.job_id, _Suspect(job.group, seen.mark, left, since))

@@ -78,6 +78,7 @@ class MemoryInspection(Inspection):
     async def awaited(
         self, partition: int, group: str, until: float, cursor: str, limit: int
     ) -> tuple[str, Collection[JobId]]:
+        # Whatever their group and time: what comes of that is only mended later.
         return "0", {entry.job_id for entry in self._tables.entries.values()}
 
     @override
@@ -281,6 +282,7 @@ class MemoryInspection(Inspection):
             for task_id, task in here.held.get(worker_id, {}).items()
         }
         kept = self._workers.kept_places(worker_id)
+        # Here one is told from another, so nothing has to wait for those that came before `since`.
         on_the_way = {(change[1], change[2]) for here in partitions for change in here.out}
         following = first + limit
         found = [

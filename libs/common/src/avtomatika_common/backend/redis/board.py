@@ -153,22 +153,28 @@ class RedisBoard(TaskBoard):
     async def report_held(
         self, worker_id: WorkerId, task_ids: Sequence[TaskId], *, began_at: float, report: str
     ) -> int:
-        total = 0
+        total, names = 0, {task_id.encode() for task_id in task_ids}
         for p in map(keys.partition, range(self._partitions)):
             cursor = b""
             while cursor != b"0":
-                cursor, returned = cast(
-                    "tuple[bytes, int]",
+                cursor, flat = cast(
+                    "tuple[bytes, list[bytes]]",
+                    await self._commands.command(
+                        "HSCAN", f"{p}held:{worker_id}", cursor or "0", "COUNT", _AT_ONCE // 2
+                    ),
+                )
+                named = [task_id for task_id in flat[::2] if task_id in names]
+                tasks = named + [task_id for task_id in flat[::2] if task_id not in names]
+                if not tasks:
+                    continue
+                total += cast(
+                    "int",
                     await self._commands.script(
                         _REPORT,
-                        [f"{p}held:{worker_id}"],
-                        [
-                            p, worker_id, int(began_at * 1000), report,
-                            cursor or "0", _AT_ONCE // 2, *task_ids,
-                        ],
+                        [keys.task(p, TaskId(task_id.decode())) for task_id in tasks],
+                        [p, worker_id, int(began_at * 1000), report, len(named), *tasks],
                     ),
-                )  # fmt: skip
-                total += returned
+                )
         return total
 
     async def end_lease(self, job_id: JobId, worker_id: WorkerId, event: TaskEvent) -> ResultAnswer:
@@ -244,18 +250,23 @@ class RedisBoard(TaskBoard):
     ) -> int:
         p = keys.partition(partition)
         message = f"Worker '{worker_id}' was lost." if lost else ""
-        total, cursor = 0, b""
-        while cursor != b"0":
-            cursor, returned = cast(
-                "tuple[bytes, int]",
-                await self._commands.script(
-                    _RETURN,
-                    [f"{p}held:{worker_id}"],
-                    [p, worker_id, incarnation, message, cursor or "0", _AT_ONCE // 2],
-                ),
-            )
-            total += returned
-        return total
+        total = 0
+        while True:
+            before, pieces, cursor = total, 0, b""
+            while cursor != b"0":
+                cursor, returned = cast(
+                    "tuple[bytes, int]",
+                    await self._commands.script(
+                        _RETURN,
+                        [f"{p}held:{worker_id}"],
+                        [p, worker_id, incarnation, message, cursor or "0", _AT_ONCE // 2],
+                    ),
+                )
+                total += returned
+                pieces += 1
+            # Where Redis started again meanwhile, its cursors went on somewhere else.
+            if pieces == 1 or total == before:
+                return total
 
     async def length(self) -> int:
         return sum([await self._length(number) for number in range(self._partitions)])

@@ -193,7 +193,9 @@ class RedisInspection(Inspection):
     async def _orphan_holds(
         self, worker_id: WorkerId, cursor: str, limit: int, since: float
     ) -> tuple[str, list[Orphan]]:
-        w = keys.WORKERS
+        w, parts = keys.WORKERS, [keys.partition(number) for number in range(self._partitions)]
+        # Before the places: what is on its way now is not with them yet.
+        is_relayed = not any([await self._has_change(p, since) for p in parts])
         following, *flat = cast(
             "list[bytes]",
             await self._commands.script(
@@ -202,14 +204,15 @@ class RedisInspection(Inspection):
         )
         unknown = dict(zip(flat[::2], flat[1::2], strict=True))
         calls = [
-            self._commands.script(_INSPECT_PLACES, [f"{p}out"], [p, worker_id, *unknown])
-            for p in map(keys.partition, range(self._partitions if unknown else 0))
+            self._commands.script(
+                _INSPECT_PLACES,
+                [keys.task(p, TaskId(task_id.decode())) for task_id in unknown],
+                [worker_id, *unknown],
+            )
+            for p in (parts if unknown else ())
         ]
-        is_relayed = True
         for call in calls:
-            unrelayed, *leased = cast("list[bytes]", await call)
-            is_relayed &= not unrelayed or int(unrelayed) > since * 1000
-            for task_id in leased:
+            for task_id in cast("list[bytes]", await call):
                 unknown.pop(task_id, None)
         holds = [
             Orphan(kind="hold", name=task_id.decode(), worker_id=worker_id, mark=offer.decode())
@@ -217,14 +220,20 @@ class RedisInspection(Inspection):
         ]
         return _next(following), holds if is_relayed else []
 
+    async def _has_change(self, p: str, since: float) -> bool:
+        """Whether one that came until then has not reached the workers' directory."""
+        first = cast(
+            "list[tuple[bytes, list[bytes]]]",
+            await self._commands.command("XRANGE", f"{p}out", "-", "+", "COUNT", 1),
+        )
+        return bool(first) and int(first[0][0].partition(b"-")[0]) <= since * 1000
+
     async def remove(self, partition: int, orphan: Orphan) -> bool:
         if orphan.kind == "hold":
             assert orphan.worker_id is not None, "a place is a worker's"
             offer = orphan.mark.encode()
-            await self._workers.change_holds(
-                [(b"end_hold", orphan.worker_id.encode(), orphan.name.encode(), offer, b"", b"")]
-            )
-            return True
+            change = (b"end_hold", orphan.worker_id.encode(), orphan.name.encode(), offer, b"", b"")
+            return bool(await self._workers.change_holds([change]))
         if orphan.kind == "lease":
             partition = int(orphan.mark)
         p = keys.partition(partition)

@@ -184,13 +184,15 @@ class RedisWorkers(WorkerDirectory):
 
     async def change_holds(
         self, changes: Sequence[tuple[Argument, ...]], partition: Argument = ""
-    ) -> None:
+    ) -> int:
         """Apply (kind, worker, task, offer number, job, entry of the partition) in order; at most 512.
 
-        See the script.
+        How many places became free. See the script.
         """
         arguments = [argument for change in changes for argument in change]
-        await self._commands.script(_CHANGE_HOLDS, [_EXP], [_W, partition, *arguments])
+        return cast(
+            "int", await self._commands.script(_CHANGE_HOLDS, [_EXP], [_W, partition, *arguments])
+        )
 
     async def stop_task(self, worker_id: WorkerId, task_id: TaskId, job_id: JobId) -> bool:
         return bool(

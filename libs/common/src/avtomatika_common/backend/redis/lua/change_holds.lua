@@ -9,9 +9,10 @@
   KEYS  exp
   ARGV  w, partition it comes from or '', then sixes: kind, worker, task,
         offer number ('' = whichever), job, id of the entry in the partition's `out` or ''
+  Returns  how many places became free
 ]]
 local w, partition, now = ARGV[1], ARGV[2], now_ms()
-local changed = {}
+local changed, freed = {}, 0
 local relayed = partition ~= '' and redis.call('GET', w .. 'relayed:' .. partition) or '0-0'
 
 local function is_behind(entry, other)
@@ -32,10 +33,9 @@ local function apply(kind, worker, task, offer, job)
       redis.call('HSET', offers, task, offer)
     end
   else
-    if is_current then
-      redis.call('ZREM', hold, task)
+    if (is_current or not promised) and redis.call('ZREM', hold, task) == 1 then
       redis.call('HDEL', offers, task)
-      changed[worker] = true
+      changed[worker], freed = true, freed + 1
     end
     if kind == 'unmatched' then
       redis.call('XADD', w .. 'hint', 'MAXLEN', '~', '1000', '*', 'k', 'unmatched',
@@ -60,4 +60,4 @@ hint_places(w, changed, now)
 if partition ~= '' then
   redis.call('SET', w .. 'relayed:' .. partition, relayed)
 end
-return 1
+return freed

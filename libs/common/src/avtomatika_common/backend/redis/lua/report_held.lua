@@ -2,25 +2,22 @@
 --@include tasks
 --@include held
 --[[
-  Which tasks a worker says it has. Those it names are confirmed; of the others, those that were handed
-  out before the report began go back to the board when the report before did not name them either.
+  Some tasks a worker held just now, beside its report of those it has. Those it names are confirmed; of
+  the others, those that were handed out before the report began go back to the board when the report
+  before did not name them either.
 
-  KEYS  tasks held by the worker
-  ARGV  p, worker, begin of the report (ms), its name, cursor, about how many, then the tasks it names
-  Returns  {next cursor, how many went back}
+  KEYS  tasks
+  ARGV  p, worker, begin of the report (ms), its name, how many of the tasks it names: the first of them,
+        then the ids of the tasks
+  Returns  how many went back
 ]]
-local p, worker, began, report = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local named, returned = {}, 0
-for n = 7, #ARGV do
-  named[ARGV[n]] = true
-end
-local cut = redis.call('HSCAN', KEYS[1], ARGV[5], 'COUNT', ARGV[6])
-for n = 1, #cut[2], 2 do
-  local task_id = cut[2][n]
+local p, worker, began, report, named = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local returned = 0
+for n, key in ipairs(KEYS) do
+  local task_id = ARGV[5 + n]
   local t = read_task(p, task_id)
   if t and t.state == 'leased' and t.worker == worker then
-    local key = p .. 't:' .. task_id
-    if named[task_id] then
+    if n <= named then
       confirm(p, task_id, t)
     elseif tonumber(t.leased_at) < began then
       local missed = redis.call('HGET', key, 'missed')
@@ -33,4 +30,4 @@ for n = 1, #cut[2], 2 do
     end
   end
 end
-return {cut[1], returned}
+return returned
