@@ -22,6 +22,8 @@ SOCKET = RUN / "supervisor.sock"
 CONF = ROOT / "compose" / "supervisord.conf"
 DEMO_BLUEPRINTS = "avtomatika.demo.blueprint"
 START_SECONDS = 60
+OTHERS_SECONDS = 15
+"""For the other programs, once the gateway answers."""
 STOP_SECONDS = 240  # each group of programs may take the 40 s that supervisord.conf gives it
 
 
@@ -59,6 +61,13 @@ def start(environ: dict[str, str], config: Config) -> None:
             print(supervisorctl(environ, "status").stdout)
             stop(environ)
             sys.exit(f"The gateway did not come up in {START_SECONDS} s; the logs are in {RUN}.")
+        time.sleep(0.2)
+    deadline = time.monotonic() + OTHERS_SECONDS
+    while programs := not_running(environ):
+        if time.monotonic() > deadline:
+            stop(environ)
+            said = (f"{program} did not start: {last_line(program)}" for program in programs)
+            sys.exit("\n".join([*said, f"The logs are in {RUN}."]))
         time.sleep(0.2)
 
 
@@ -137,6 +146,17 @@ def gateway_answers(port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def not_running(environ: dict[str, str]) -> list[str]:
+    """Programs that are to run and do not, or not long enough to say so."""
+    rows = [line.split() for line in supervisorctl(environ, "status").stdout.splitlines()]
+    return [row[0].rpartition(":")[2] for row in rows if row[1] not in ("RUNNING", "STOPPED")]
+
+
+def last_line(program: str) -> str:
+    lines = (RUN / f"{program}.log").read_text(errors="replace").splitlines()
+    return lines[-1] if lines else "it said nothing"
 
 
 def is_up(environ: dict[str, str]) -> bool:

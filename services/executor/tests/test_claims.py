@@ -260,7 +260,7 @@ async def test_a_job_delivered_too_often_without_a_commit_is_quarantined(world: 
         job = await world.end_of(job_id)
 
     assert job.status is JobStatus.QUARANTINED
-    assert job.head.error_message == ("An event of the job was delivered 6 times without a commit.")
+    assert job.head.error_message == ("An event of the job was delivered 5 times without a commit.")
     assert job.data.state_history == {}
     assert world.unread() == []
 

@@ -122,7 +122,8 @@ class Advances:
             log.info("event of a job that is gone", job_id=delivery.job_id)
             return
         if stored.tries > self._settings.max_tries and not stored.job.is_terminal:
-            reason = f"An event of the job was delivered {stored.tries} times without a commit."
+            tries = stored.tries - 1  # this one is not tried
+            reason = f"An event of the job was delivered {tries} times without a commit."
             await self._quarantine(stored, delivery, reason)
             return
         blueprint = self._hosting.blueprints.get(stored.job.origin.blueprint)
