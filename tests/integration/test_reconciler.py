@@ -13,7 +13,12 @@ from redis.asyncio import Redis
 
 from avtomatika_common import ids
 from avtomatika_common.actions import ActionFactory
-from avtomatika_common.backend.ports import ApprovalNotOpen, JobIsTerminal, StoreOptions
+from avtomatika_common.backend.ports import (
+    ApprovalNotOpen,
+    JobIsTerminal,
+    LostClaim,
+    StoreOptions,
+)
 from avtomatika_common.backend.redis import keys
 from avtomatika_common.backend.redis.commands import Commands
 from avtomatika_common.backend.redis.scripts import Script
@@ -29,7 +34,7 @@ from avtomatika_watcher import WatcherService
 from avtomatika_watcher.reconciler import Reconciler
 from tests.blueprints import counting_chain
 from tests.contract.breaking import RedisHands
-from tests.contract.builders import Claim, Executor, a_success, fire, take
+from tests.contract.builders import TO_END, Claim, Executor, a_success, fire, take
 from tests.jobs import create_job, ended
 from tests.support import until
 
@@ -227,6 +232,51 @@ async def test_branches_whose_tasks_are_gone_are_mended_once_however_many(
         mended = await store.inspection.mended()
 
     assert mended == {"branch": 700}
+
+
+async def test_an_entry_whose_consumer_was_deleted_is_delivered_again(redis_url: str) -> None:
+    async with a_store(redis_url, 1) as store, Redis.from_url(redis_url) as client:
+        reconciler, executor = a_reconciler(store), Executor(store)
+        claim = await executor.start()
+        lane = keys.lane(keys.partition(0), claim.delivery.lane, "default")
+        await reconciler.lap(0)
+        await reconciler.lap(0)
+        whole = dict(await store.inspection.mended())
+
+        await client.xgroup_delconsumer(lane, "g", claim.delivery.consumer)
+        for _ in range(3):
+            await reconciler.lap(0)
+        mended = await store.inspection.mended()
+        with pytest.raises(LostClaim):
+            await executor.run(claim, TO_END)
+        delivery = await executor.read()
+        stored = await store.jobs.load(claim.job.id)
+        assert stored is not None
+        again = await executor.run(Claim(stored, delivery), TO_END)
+        left = await store.inbox.length()
+
+    assert (whole, mended) == ({}, {"entry": 1})
+    assert stored.claim == delivery.entry_id
+    assert again.job.state == "end"
+    assert left == 1  # it runs on
+
+
+async def test_an_event_that_its_group_was_led_past_is_delivered(redis_url: str) -> None:
+    async with a_store(redis_url, 1) as store, Redis.from_url(redis_url) as client:
+        reconciler, executor = a_reconciler(store), Executor(store)
+        claim = await executor.dispatch()
+        await take(store)
+        await store.board.end_lease(
+            claim.job.id, WorkerId("worker-1"), a_success(store, claim.task_id)
+        )
+        await client.xgroup_setid(keys.lane(keys.partition(0), "in", "default"), "g", "$")
+        for _ in range(6):  # and it may wait to be read
+            await reconciler.lap(0)
+        mended = await store.inspection.mended()
+        event = (await executor.read()).event
+
+    assert mended == {"entry": 1}
+    assert isinstance(event, TaskSucceeded)
 
 
 async def test_large_events_are_looked_through_a_few_at_a_time(redis_url: str) -> None:

@@ -1,14 +1,16 @@
 """Facts reach the database once, in batches, whatever dies or is away meanwhile."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 import pytest
+from msgspec.structs import replace
 from typing_extensions import override
 
+from avtomatika_common import codec
 from avtomatika_common.backend.memory.storage import MemoryStorage
 from avtomatika_common.backend.ports import StoreOptions, StreamEntry, WorkStream
 from avtomatika_common.config import Config
@@ -194,12 +196,30 @@ async def test_a_stop_ends_in_time_when_the_database_is_away(tmp_path: Path) -> 
     assert await world.store.facts.length() == 1
 
 
-async def test_an_unreadable_fact_is_logged_and_does_not_stop_the_others(
-    world: World, caplog: pytest.LogCaptureFixture
+def garbled(_payload: bytes) -> bytes:
+    return b"\xc1"
+
+
+def too_deep(payload: bytes) -> bytes:
+    """To be written as JSON."""
+    deep: object = None
+    for _ in range(300):
+        deep = [deep]
+    return codec.pack(replace(unpack_fact(payload), snapshot={"deep": deep}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(garbled, "fact unreadable"), (too_deep, "fact cannot be archived")]
+)
+async def test_a_fact_that_makes_no_row_is_logged_and_does_not_stop_the_others(
+    world: World,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[bytes], bytes],
+    said: str,
 ) -> None:
     await world.new_job()
     log = world.store._tables.facts  # pyright: ignore[reportPrivateUsage]
-    log.unread[0].payload = b"\xc1"
+    log.unread[0].payload = spoil(log.unread[0].payload)
     job_id = await world.new_job(1)
 
     with caplog.at_level(logging.ERROR, "avtomatika"):
@@ -207,7 +227,7 @@ async def test_an_unreadable_fact_is_logged_and_does_not_stop_the_others(
             await world.all_written()
 
     assert await world.kinds(job_id) == ["job_created"]
-    assert [record.getMessage() for record in caplog.records] == ["fact unreadable"]
+    assert [record.getMessage() for record in caplog.records] == [said]
 
 
 async def test_rows_of_one_commit_stand_in_its_order(world: World) -> None:

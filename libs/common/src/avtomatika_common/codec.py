@@ -34,6 +34,13 @@ EMPTY_DATA: Final = pack(JobData())
 _JSON_OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
+DEEPEST: Final = 200
+"""Levels a value from outside or from a handler may have: what it is written in has some more."""
+_CONTAINERS: Final = 4
+"""Levels that are checked together with it."""
+_ENCODERS_DEEPEST: Final = 254
+
+
 class NotJson(TypeError):
     """The data holds something JSON cannot carry."""
 
@@ -42,10 +49,25 @@ def check_json(value: object) -> None:
     """Raises NotJson for what msgpack carries and JSON does not: bytes, sets, dates, NaN, numeric keys."""
     try:
         encoded = orjson.dumps(value, option=_JSON_OPTIONS)
+        if is_too_deep(encoded, value, DEEPEST + _CONTAINERS):
+            raise NotJson(f"a value nested over {DEEPEST} deep")
         if b"null" in encoded:  # orjson writes NaN and Infinity so; the slower encoder refuses them
             json.dumps(value, allow_nan=False, default=str)
     except (TypeError, ValueError) as error:
         raise NotJson(str(error)) from error
+
+
+def is_too_deep(encoded: bytes, value: object, deepest: int) -> bool:
+    """Whether `value`, as JSON `encoded`, has more levels than `deepest`."""
+    if encoded.count(b"[") + encoded.count(b"{") <= deepest:
+        return False
+    for _ in range(_ENCODERS_DEEPEST - deepest):
+        value = [value]
+    try:
+        orjson.dumps(value, option=_JSON_OPTIONS)
+    except TypeError:
+        return True
+    return False
 
 
 def pack_data(data: JobData) -> bytes:

@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, cast
 
+from avtomatika_common.codec import DEEPEST
 from avtomatika_common.definitions import DefinitionError
-
-_MAX_DEPTH: Final = 200
 
 
 def ensure_json(state: str, values: Mapping[str, object]) -> dict[str, Any]:
@@ -39,8 +38,8 @@ def json_problem(value: Any, path: str, *, _depth: int = 0) -> str | None:
             problem = None if math.isfinite(value) else f"{path} as float {value}"
         case str():
             problem = None if _is_utf8(value) else f"{path} as str with a lone surrogate"
-        case dict() | list() | tuple() if _depth == _MAX_DEPTH:
-            problem = f"{path[:80]}… as a value nested over {_MAX_DEPTH} deep"
+        case dict() | list() | tuple() if _depth == DEEPEST:
+            problem = f"{path[:80]}… as a value nested over {DEEPEST} deep"
         case dict():
             problem = _dict_problem(cast("dict[object, object]", value), path, _depth + 1)
         case list() | tuple():

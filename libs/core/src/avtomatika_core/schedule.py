@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from enum import StrEnum
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, Final
 
 import msgspec
@@ -111,13 +111,17 @@ def choose(
     last = next(due, None)
     if last is None:
         return Choice(standing=standing, time=None)
-    wanted: float | None = last
+
+    def is_punctual(time: float) -> bool:
+        return now - _moment(schedule, standing, time) <= PUNCTUAL_SECONDS
+
+    wanted: float | None = None
     if schedule.misfire is Misfire.CATCH_UP:
         wanted = min(islice(due, schedule.catch_up_limit - 1), default=last)
-    elif now - _moment(schedule, standing, last) > PUNCTUAL_SECONDS and not (
-        schedule.misfire is Misfire.FIRE_ONCE and _is_made_up(schedule, standing, last, now)
-    ):
-        wanted = None
+    elif is_punctual(last):  # and none of those that are is left out, however short the interval
+        wanted = min(takewhile(is_punctual, due), default=last)
+    elif schedule.misfire is Misfire.FIRE_ONCE and _is_made_up(schedule, standing, last, now):
+        wanted = last
     if wanted is None:
         standing = replace(standing, settled=last)
     return Choice(standing=standing, time=wanted)

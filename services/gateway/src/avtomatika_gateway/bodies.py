@@ -13,8 +13,6 @@ from avtomatika_core.job import JobId
 from avtomatika_gateway.refusals import BadRequest
 from rxon.exceptions import InvalidJson, NotAnObject
 
-_DEEPEST: Final = 200
-"""What is nested deeper could be read, but not be written into an answer (orjson's limit is 254)."""
 _is_job_id: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
@@ -45,21 +43,9 @@ async def read_message(request: web.Request) -> dict[str, Any]:
 def parse_message(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`. Raises BadMessage."""
     message = rxon.parse_object(body)
-    if _is_too_deep(body, message):
+    if codec.is_too_deep(body, message, codec.DEEPEST):
         raise InvalidJson
     return message
-
-
-def _is_too_deep(body: bytes, value: object) -> bool:
-    if body.count(b"[") + body.count(b"{") <= _DEEPEST:
-        return False
-    for _ in range(254 - _DEEPEST):
-        value = [value]
-    try:
-        codec.json_bytes(value)
-    except TypeError:
-        return True
-    return False
 
 
 def job_id_in(request: web.Request) -> JobId:

@@ -112,6 +112,8 @@ class HistoryService:
                 rows += rows_of(unpack_fact(entry.payload))
             except msgspec.MsgspecError as error:
                 log.error("fact unreadable", entry=entry.entry_id, error=str(error))
+            except Exception:  # it would stand in the way of all behind it, at each start anew
+                log.exception("fact cannot be archived", entry=entry.entry_id)
         async with self._writing:
             await self._archive.write(rows)
         await self._stream.acknowledge(entries)

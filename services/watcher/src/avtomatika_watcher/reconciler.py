@@ -52,6 +52,8 @@ class Reconciler:
         self._clock = backend.clock
         self._suspects: dict[int, dict[JobId, _Suspect]] = {}
         self._orphans: dict[int, set[Orphan]] = {}
+        self._groups: dict[int, set[str]] = {}
+        """Of the live jobs of each partition."""
         self._orphan_places: set[Orphan] = set()
         self._places_seen_at = 0.0
 
@@ -81,7 +83,10 @@ class Reconciler:
         suspects = self._suspects.get(partition, {})
         self._suspects[partition] = await self._walk_jobs(partition, suspects)
         orphans = self._orphans.get(partition, set())
-        self._orphans[partition] = await self._walk_orphans(partition, orphans)
+        found = await self._walk_orphans(partition, orphans)
+        for group in sorted(self._groups[partition]):
+            found |= await self._walk_lanes(partition, group, orphans)
+        self._orphans[partition] = found
 
     async def lap_of_places(self) -> None:
         before, since = self._orphan_places, self._places_seen_at
@@ -101,10 +106,12 @@ class Reconciler:
     ) -> dict[JobId, _Suspect]:
         """One lap; the jobs beside which something is missing."""
         suspects: dict[JobId, _Suspect] = {}
+        groups = self._groups[partition] = set[str]()
         awaited = await self._awaited(partition, before)
         cursor = ""
         while cursor != "0":
             cursor, jobs = await self._inspection.live(partition, cursor or "0", _AT_ONCE)
+            groups |= {job.group for job in jobs if job.group}
             await self._pause()
             for looks in _at_once(
                 _look_at(job, before.get(job.job_id), awaited)
@@ -230,6 +237,18 @@ class Reconciler:
         cursor = ""
         while cursor != "0":
             cursor, some = await self._inspection.orphans(partition, cursor or "0", _AT_ONCE)
+            found |= await self._removed(partition, some, before)
+            await self._pause()
+        return found
+
+    async def _walk_lanes(self, partition: int, group: str, before: set[Orphan]) -> set[Orphan]:
+        """One lap; what was found for the first time."""
+        found: set[Orphan] = set()
+        cursor = ""
+        while cursor != "0":
+            cursor, some = await self._inspection.lost_entries(
+                partition, group, cursor or "0", _AT_ONCE
+            )
             found |= await self._removed(partition, some, before)
             await self._pause()
         return found

@@ -939,7 +939,7 @@ class Seen(_Value, frozen=True, kw_only=True):
     """Where to go on among its open branches; "0": all were seen."""
 
 
-OrphanKind = Literal["timer", "deferred", "quarantine", "lease", "hold"]
+OrphanKind = Literal["timer", "deferred", "quarantine", "entry", "lease", "hold"]
 
 
 class Orphan(_Value, frozen=True, kw_only=True):
@@ -990,6 +990,12 @@ class Inspection(Protocol):
         """Timers, deferred entries and the quarantine list, with a cursor as for `live`."""
         ...
 
+    async def lost_entries(
+        self, partition: int, group: str, cursor: str, limit: int
+    ) -> tuple[str, Sequence[Orphan]]:
+        """Entries in the lanes of a group that were delivered and are nobody's, with a cursor as for `live`."""
+        ...
+
     async def workers(self, cursor: str, limit: int) -> tuple[str, Sequence[WorkerId]]:
         """Those that are registered, with a cursor as for `live`."""
         ...
@@ -1005,7 +1011,7 @@ class Inspection(Protocol):
         ...
 
     async def remove(self, partition: int, orphan: Orphan) -> bool:
-        """Remove it, if it is still one; a deferred entry is delivered. A hold is of no partition."""
+        """Remove it, if it is still one; an entry is delivered instead. A hold is of no partition."""
         ...
 
     async def count_mended(self, kind: str) -> None:

@@ -42,6 +42,7 @@ _LANE: Final = script("read_lane")
 _INSPECT: Final = script("inspect_jobs")
 _MEND: Final = script("mend_job")
 _ORPHANS: Final = script("find_orphans")
+_LOST_ENTRIES: Final = script("find_lost_entries")
 _REMOVE: Final = script("remove_orphan")
 _PLACES: Final = script("read_places")
 _INSPECT_PLACES: Final = script("inspect_places")
@@ -157,6 +158,24 @@ class RedisInspection(Inspection):
             next_cursor = "0"
         return next_cursor, [Orphan(kind=kind, name=name.decode()) for name in names]
 
+    async def lost_entries(
+        self, partition: int, group: str, cursor: str, limit: int
+    ) -> tuple[str, Sequence[Orphan]]:
+        # A cursor is a lane and the first id there.
+        lane, _, first = cursor.rpartition(" ")
+        lane = lane or "in"
+        key = keys.lane(keys.partition(partition), lane, group)
+        following, *found = cast(
+            "list[bytes]",
+            await self._commands.script(
+                _LOST_ENTRIES, [key], ["-" if first == "0" else first, limit]
+            ),
+        )
+        orphans = [Orphan(kind="entry", name=one.decode(), mark=f"{lane}:{group}") for one in found]
+        if following != b"0":
+            return f"{lane} {following.decode()}", orphans
+        return ("new 0" if lane == "in" else "0"), orphans
+
     async def workers(self, cursor: str, limit: int) -> tuple[str, Sequence[WorkerId]]:
         following, flat = cast(
             "tuple[bytes, list[bytes]]",
@@ -237,8 +256,10 @@ class RedisInspection(Inspection):
         if orphan.kind == "lease":
             partition = int(orphan.mark)
         p = keys.partition(partition)
-        held = f"held:{orphan.worker_id}"
-        key = f"{p}{_KEY_OF.get(orphan.kind, held)}"
+        if orphan.kind == "entry":
+            key = f"{p}{orphan.mark}"
+        else:
+            key = f"{p}{_KEY_OF.get(orphan.kind, f'held:{orphan.worker_id}')}"
         return bool(await self._commands.script(_REMOVE, [key], [p, orphan.kind, orphan.name]))
 
     # -- what was mended

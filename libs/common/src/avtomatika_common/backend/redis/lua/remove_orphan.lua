@@ -1,10 +1,12 @@
 #!lua flags=allow-oom
 --@include tasks
+--@include lanes
 --[[
-  Remove what belongs to no job, if that is still so; deliver an entry that waits for nothing.
+  Remove what belongs to no job, if that is still so; deliver an entry that waits for nothing, or is
+  nobody's.
 
-  KEYS  tm, deferred, quar, or the tasks held by a worker
-  ARGV  p, 'timer' | 'deferred' | 'quarantine' | 'lease', name
+  KEYS  tm, deferred, quar, a lane, or the tasks held by a worker
+  ARGV  p, 'timer' | 'deferred' | 'quarantine' | 'entry' | 'lease', name
   Returns  1 done, 0 it is none
 ]]
 local p, name = ARGV[1], ARGV[3]
@@ -36,6 +38,27 @@ local remove = {
   end,
   quarantine = function()
     return redis.call('EXISTS', p .. 'j:' .. name) == 0 and redis.call('ZREM', KEYS[1], name)
+  end,
+  entry = function()
+    local last = last_delivered(KEYS[1])
+    local entry = last and redis.call('XRANGE', KEYS[1], name, name)[1]
+    if not entry or #redis.call('XRANGE', KEYS[1], name, last, 'COUNT', '1') == 0
+        or is_pending(KEYS[1], name) then
+      return 0
+    end
+    local moved = redis.call('XADD', KEYS[1], '*', unpack(entry[2]))
+    redis.call('XDEL', KEYS[1], name)
+    for n = 1, #entry[2], 2 do
+      local job = entry[2][n] == 'j' and p .. 'j:' .. entry[2][n + 1]
+      local claim = job and redis.call('HGET', job, 'claim')
+      if claim then
+        redis.call('HINCRBY', job, 'moved', 1)
+        if claim == name then
+          redis.call('HSET', job, 'claim', moved)
+        end
+      end
+    end
+    return 1
   end,
   lease = function()
     return redis.call('EXISTS', p .. 't:' .. name) == 0 and redis.call('HDEL', KEYS[1], name)
