@@ -411,22 +411,33 @@ async def create_job_in(
     return (await store.jobs.create(new_job(job_id, origin))).job_id
 
 
+def scale_times(monkeypatch: pytest.MonkeyPatch, *, calm_seconds: float) -> None:
+    monkeypatch.setattr(liveness, "_LIFETIME_MS", 1000)
+    monkeypatch.setattr(liveness, "_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(takeover, "_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(takeover, "_CALM_SECONDS", calm_seconds)
+
+
+def held(runs: list[str], may_end: asyncio.Event) -> StateMachineBlueprint:
+    """Its handler says that it runs, and waits."""
+    blueprint = StateMachineBlueprint("held")
+
+    @blueprint.handler_for("a", is_start=True, is_end=True)
+    async def hold(job_id: str) -> None:
+        runs.append(job_id)
+        await may_end.wait()
+
+    return blueprint
+
+
 async def test_after_an_outage_nobody_is_taken_for_dead(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R4: it outlasts every liveness key; all times are a fifth of the real ones."""
-    monkeypatch.setattr(liveness, "_LIFETIME_MS", 1000)
-    monkeypatch.setattr(liveness, "_PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(takeover, "_LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(takeover, "_CALM_SECONDS", 1.0)
-    blueprint = StateMachineBlueprint("held")
+    scale_times(monkeypatch, calm_seconds=1.0)
     runs: list[str] = []
     may_end = asyncio.Event()
-
-    @blueprint.handler_for("a", is_start=True, is_end=True)
-    async def held(job_id: str) -> None:
-        runs.append(job_id)
-        await may_end.wait()
+    blueprint = held(runs, may_end)
 
     async with a_store(redis_url) as store, Redis.from_url(redis_url) as client:
         consumers, looks = store.inbox.consumers, 0
@@ -475,18 +486,10 @@ async def test_after_an_outage_the_first_one_back_waits_for_the_others(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R4: by then all liveness keys are gone, and the other's is not back yet."""
-    monkeypatch.setattr(liveness, "_LIFETIME_MS", 1000)
-    monkeypatch.setattr(liveness, "_PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(takeover, "_LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(takeover, "_CALM_SECONDS", 3.0)
-    blueprint = StateMachineBlueprint("held")
+    scale_times(monkeypatch, calm_seconds=3.0)
     runs: list[str] = []
     may_end = asyncio.Event()
-
-    @blueprint.handler_for("a", is_start=True, is_end=True)
-    async def held(job_id: str) -> None:
-        runs.append(job_id)
-        await may_end.wait()
+    blueprint = held(runs, may_end)
 
     async with (
         proxy_to(redis_url) as (way_of_one, url_of_one),

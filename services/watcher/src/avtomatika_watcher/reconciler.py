@@ -35,6 +35,10 @@ _AT_ONCE = 100
 """Jobs or places; a script about them keeps Redis for a millisecond or two."""
 
 
+Read = Callable[[str], Awaitable[tuple[str, Sequence[Orphan]]]]
+"""From a cursor, as `Inspection.orphans`."""
+
+
 class _Suspect(msgspec.Struct, frozen=True):
     """A job beside which something was missing."""
 
@@ -83,9 +87,13 @@ class Reconciler:
         suspects = self._suspects.get(partition, {})
         self._suspects[partition] = await self._walk_jobs(partition, suspects)
         orphans = self._orphans.get(partition, set())
-        found = await self._walk_orphans(partition, orphans)
-        for group in sorted(self._groups[partition]):
-            found |= await self._walk_lanes(partition, group, orphans)
+        reads: list[Read] = [
+            lambda cursor: self._inspection.orphans(partition, cursor, _AT_ONCE),
+            *(self._lost_entries_of(partition, group) for group in sorted(self._groups[partition])),
+        ]
+        found: set[Orphan] = set()
+        for read in reads:
+            found |= await self._walk_orphans(partition, read, orphans)
         self._orphans[partition] = found
 
     async def lap_of_places(self) -> None:
@@ -231,24 +239,12 @@ class Reconciler:
 
     # --- what belongs to no job
 
-    async def _walk_orphans(self, partition: int, before: set[Orphan]) -> set[Orphan]:
-        """One lap; what was found for the first time."""
+    async def _walk_orphans(self, partition: int, read: Read, before: set[Orphan]) -> set[Orphan]:
+        """Read them all; what was found for the first time."""
         found: set[Orphan] = set()
         cursor = ""
         while cursor != "0":
-            cursor, some = await self._inspection.orphans(partition, cursor or "0", _AT_ONCE)
-            found |= await self._removed(partition, some, before)
-            await self._pause()
-        return found
-
-    async def _walk_lanes(self, partition: int, group: str, before: set[Orphan]) -> set[Orphan]:
-        """One lap; what was found for the first time."""
-        found: set[Orphan] = set()
-        cursor = ""
-        while cursor != "0":
-            cursor, some = await self._inspection.lost_entries(
-                partition, group, cursor or "0", _AT_ONCE
-            )
+            cursor, some = await read(cursor or "0")
             found |= await self._removed(partition, some, before)
             await self._pause()
         return found
@@ -261,21 +257,14 @@ class Reconciler:
             cursor, workers = await self._inspection.workers(cursor or "0", _AT_ONCE)
             await self._pause()
             for worker_id in workers:
-                found |= await self._walk_places_of(worker_id, before, since)
+                found |= await self._walk_orphans(0, self._places_of(worker_id, since), before)
         return found
 
-    async def _walk_places_of(
-        self, worker_id: WorkerId, before: set[Orphan], since: float
-    ) -> set[Orphan]:
-        found: set[Orphan] = set()
-        cursor = ""
-        while cursor != "0":
-            cursor, some = await self._inspection.orphan_places(
-                worker_id, cursor or "0", _AT_ONCE, since
-            )
-            found |= await self._removed(0, some, before)
-            await self._pause()
-        return found
+    def _places_of(self, worker_id: WorkerId, since: float) -> Read:
+        return lambda cursor: self._inspection.orphan_places(worker_id, cursor, _AT_ONCE, since)
+
+    def _lost_entries_of(self, partition: int, group: str) -> Read:
+        return lambda cursor: self._inspection.lost_entries(partition, group, cursor, _AT_ONCE)
 
     async def _removed(
         self, partition: int, orphans: Iterable[Orphan], before: set[Orphan]
