@@ -66,6 +66,21 @@ def test_a_name_is_registered_once() -> None:
         engine.register_blueprint(greeting())
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "version"), [("/jobs/greeting", "v1"), ("jobs/greeting", "/v1")]
+)
+def test_an_endpoint_is_that_of_one_blueprint(endpoint: str, version: str) -> None:
+    engine = an_engine(greeting())
+    other = greeting("other")
+    other.api_endpoint, other.api_version = endpoint, version
+
+    with pytest.raises(ValueError, match="'greeting' and 'other' have the same endpoint"):
+        engine.register_blueprint(other)
+
+    other.api_version = "v2"
+    engine.register_blueprint(other)
+
+
 def test_nothing_is_registered_after_setup_which_may_be_repeated() -> None:
     engine = an_engine(greeting())
     engine.setup()

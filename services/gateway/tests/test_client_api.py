@@ -150,6 +150,20 @@ async def test_blueprints_that_appear_are_served_without_restart(door: Door) -> 
     assert stored.job.origin.group == "gpu"
 
 
+async def test_two_blueprints_of_one_endpoint_are_warned_of(
+    door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Different executors may bring them."""
+    other = an_entry("pictures", api_endpoint="jobs/images")
+    await door.backend.catalogue.publish([other])
+
+    assert (await door.client("POST", "/api/v1/jobs/unknown", json={})).status == 404
+
+    record, *_ = [one for one in caplog.records if one.getMessage().startswith("two blueprints")]
+    assert vars(record)["path"] == "/api/v1/jobs/images"
+    assert vars(record)["blueprints"] == ["images", "pictures"]
+
+
 async def test_common_routes_are_under_every_version_in_use(door: Door) -> None:
     await door.backend.catalogue.publish([an_entry("video", api_version="v2")])
     job_id = await door.new_job()

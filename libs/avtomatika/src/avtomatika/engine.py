@@ -59,6 +59,13 @@ OnApprovalRequested = Callable[[str, dict[str, Any]], Awaitable[object]]
 OnWorkerEvent = Callable[[str, dict[str, Any]], Awaitable[object]]
 
 
+def _endpoint_of(blueprint: StateMachineBlueprint) -> tuple[str, str] | None:
+    """Where jobs of it are made: version and path, as the gateway reads them."""
+    if not blueprint.api_endpoint:
+        return None
+    return (blueprint.api_version or "").strip("/"), blueprint.api_endpoint.removeprefix("/")
+
+
 class OrchestratorEngine:
     """Register blueprints, then `run()`, or `await start()` and `await stop()`.
 
@@ -97,6 +104,13 @@ class OrchestratorEngine:
             raise RuntimeError("Cannot register blueprints after engine setup.")
         if blueprint.name in self.blueprints:
             raise ValueError(f"Blueprint with name '{blueprint.name}' is already registered.")
+        endpoint = _endpoint_of(blueprint)
+        for other in self.blueprints.values():
+            if endpoint is not None and _endpoint_of(other) == endpoint:
+                raise ValueError(
+                    f"Blueprints '{other.name}' and '{blueprint.name}' have the same endpoint"
+                    f" '{blueprint.api_endpoint}'; give one another api_endpoint or api_version."
+                )
         blueprint.validate()
         self.blueprints[blueprint.name] = blueprint
 

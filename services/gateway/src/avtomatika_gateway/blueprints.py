@@ -41,9 +41,14 @@ class Blueprints:
             return
         self._version = version
         self._by_name = {entry.name: entry for entry in entries}
-        self._by_path = {
-            path_of(self._base, entry): entry for entry in entries if entry.api_endpoint
-        }
+        self._by_path = {}
+        for entry in entries:
+            if entry.api_endpoint:
+                path = path_of(self._base, entry)
+                if other := self._by_path.get(path):
+                    names = sorted((other.name, entry.name))
+                    log.warning("two blueprints have one endpoint", path=path, blueprints=names)
+                self._by_path[path] = entry
         self._api_versions = frozenset(
             entry.api_version for entry in entries if entry.api_endpoint and entry.api_version
         )
