@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 
 PAUSE: Final = 0.025
 PAUSES_IN_A_SECOND: Final = 40
-A_SECOND: Final = 20_000
+A_SECOND: Final = 30_000
 """Commands inside Redis, of the few hundred thousand it can do."""
 ROOM: Final = 1.25
 """A cursor may bring some more than were asked for."""
