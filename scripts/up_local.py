@@ -64,7 +64,7 @@ def start(environ: dict[str, str], config: Config) -> None:
         time.sleep(0.2)
     deadline = time.monotonic() + OTHERS_SECONDS
     while programs := not_running(environ):
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or not is_up(environ):
             stop(environ)
             said = (f"{program} did not start: {last_line(program)}" for program in programs)
             sys.exit("\n".join([*said, f"The logs are in {RUN}."]))
@@ -155,7 +155,8 @@ def not_running(environ: dict[str, str]) -> list[str]:
 
 
 def last_line(program: str) -> str:
-    lines = (RUN / f"{program}.log").read_text(errors="replace").splitlines()
+    log = RUN / f"{program}.log"
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return lines[-1] if lines else "it said nothing"
 
 

@@ -36,6 +36,7 @@ from avtomatika_dispatcher.service import DispatcherService
 from avtomatika_dispatcher.settings import Settings as DispatcherSettings
 from avtomatika_executor.service import ExecutorService
 from avtomatika_executor.settings import Settings as ExecutorSettings
+from avtomatika_gateway.blueprints import path_of
 from avtomatika_gateway.in_process import InProcessDoor
 from avtomatika_gateway.service import GatewayService
 from avtomatika_gateway.settings import Settings as GatewaySettings
@@ -57,13 +58,6 @@ _CALLBACK_SECONDS = 60.0
 OnJobFinished = Callable[[str, str, dict[str, Any]], Awaitable[object]]
 OnApprovalRequested = Callable[[str, dict[str, Any]], Awaitable[object]]
 OnWorkerEvent = Callable[[str, dict[str, Any]], Awaitable[object]]
-
-
-def _endpoint_of(blueprint: StateMachineBlueprint) -> tuple[str, str] | None:
-    """Where jobs of it are made: version and path, as the gateway reads them."""
-    if not blueprint.api_endpoint:
-        return None
-    return (blueprint.api_version or "").strip("/"), blueprint.api_endpoint.removeprefix("/")
 
 
 class OrchestratorEngine:
@@ -104,9 +98,8 @@ class OrchestratorEngine:
             raise RuntimeError("Cannot register blueprints after engine setup.")
         if blueprint.name in self.blueprints:
             raise ValueError(f"Blueprint with name '{blueprint.name}' is already registered.")
-        endpoint = _endpoint_of(blueprint)
-        for other in self.blueprints.values():
-            if endpoint is not None and _endpoint_of(other) == endpoint:
+        for other in self.blueprints.values() if blueprint.api_endpoint else ():
+            if other.api_endpoint and path_of("", other) == path_of("", blueprint):
                 raise ValueError(
                     f"Blueprints '{other.name}' and '{blueprint.name}' have the same endpoint"
                     f" '{blueprint.api_endpoint}'; give one another api_endpoint or api_version."

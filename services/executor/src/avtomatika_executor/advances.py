@@ -18,8 +18,8 @@ from avtomatika_common.backend.ports import (
     StaleJob,
     Stored,
     StoreUnavailable,
-    UnreadableJob,
 )
+from avtomatika_common.backend.salvage import load_readable
 from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.logs import get_logger
 from avtomatika_core.commands import Step
@@ -353,10 +353,7 @@ class Advances:
             log.exception("entry not put off", job_id=delivery.job_id, entry=delivery.entry_id)
 
     async def _put_off(self, delivery: Delivery, reason: str) -> None:
-        try:
-            stored = await self._jobs.load(delivery.job_id)
-        except UnreadableJob as error:
-            stored = error.salvaged
+        stored = await load_readable(self._jobs, delivery.job_id)
         if stored is None or stored.job.is_terminal:
             log.error("entry set aside", entry=delivery.entry_id, reason=reason)
             await self._inbox.set_aside(delivery, reason)

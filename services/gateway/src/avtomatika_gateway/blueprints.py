@@ -3,6 +3,7 @@
 import asyncio
 
 from avtomatika_common.backend.ports import Catalogue, CatalogueEntry, StoreUnavailable
+from avtomatika_common.blueprint import StateMachineBlueprint
 from avtomatika_common.logs import get_logger
 
 _BACKOFF_SECONDS = 1.0
@@ -72,7 +73,7 @@ class Blueprints:
         return version in self._api_versions
 
 
-def path_of(base: str, entry: CatalogueEntry) -> str:
+def path_of(base: str, entry: CatalogueEntry | StateMachineBlueprint) -> str:
     """Where jobs of the blueprint are made: `/api/v1/jobs/x`."""
     version = f"/{entry.api_version.strip('/')}" if entry.api_version else ""
     endpoint = entry.api_endpoint or ""

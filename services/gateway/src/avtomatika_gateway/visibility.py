@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from avtomatika_common.backend.ports import JobNotFound, JobStore, Stored, UnreadableJob
+from avtomatika_common.backend.ports import JobNotFound, JobStore, Stored
+from avtomatika_common.backend.salvage import load_readable
 from avtomatika_core.job import TERMINAL, JobId
 from avtomatika_gateway.access import ApiClient
 
@@ -12,10 +13,7 @@ _SHORT_FORM = ("id", "status", "blueprint_name", "child_job_id")
 
 async def visible_job(jobs: JobStore, job_id: JobId, client: ApiClient) -> Stored:
     """The job, or what can be read of it, if it is there for this client. Raises JobNotFound."""
-    try:
-        stored = await jobs.load(job_id)
-    except UnreadableJob as error:
-        stored = error.salvaged
+    stored = await load_readable(jobs, job_id)
     if stored is None or not client.may_see(stored.job.origin.client.name):
         raise JobNotFound
     return stored

@@ -21,8 +21,8 @@ from avtomatika_common.backend.ports import (
     Orphan,
     Seen,
     StoreUnavailable,
-    UnreadableJob,
 )
+from avtomatika_common.backend.salvage import load_readable
 from avtomatika_common.clock import LATENCY_SECONDS
 from avtomatika_common.logs import get_logger
 from avtomatika_core.consistency import Flaw, FlawKind, flaws, mend
@@ -231,10 +231,7 @@ class Reconciler:
             )
 
     async def _child(self, child_id: JobId) -> Job | None:
-        try:
-            stored = await self._jobs.load(child_id)
-        except UnreadableJob as error:
-            stored = error.salvaged
+        stored = await load_readable(self._jobs, child_id)
         return None if stored is None else stored.job
 
     # --- what belongs to no job

@@ -6,6 +6,7 @@ from typing import TypeVar
 import msgspec
 
 from avtomatika_common import codec
+from avtomatika_common.backend.ports import JobStore, Stored, UnreadableJob
 from avtomatika_core.job import (
     BranchesWait,
     Client,
@@ -22,6 +23,14 @@ from avtomatika_core.job import (
 from avtomatika_core.outcomes import TaskRequest
 
 T = TypeVar("T")
+
+
+async def load_readable(jobs: JobStore, job_id: JobId) -> Stored | None:
+    """The job, or what can be read of it; None: there is none."""
+    try:
+        return await jobs.load(job_id)
+    except UnreadableJob as error:
+        return error.salvaged
 
 
 def salvaged_job(

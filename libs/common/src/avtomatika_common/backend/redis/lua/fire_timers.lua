@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 --@include tasks
+--@include claims
 --[[
   Turn due timers into what they are for. Only for the holder of the lease.
 
@@ -60,12 +61,7 @@ local fire = {
       redis.call('HDEL', p .. 'deferred', token)
       local entry = cmsgpack.unpack(packed)
       local moved = redis.call('XADD', entry[1], '*', unpack(entry, 2))
-      local stored = redis.call('HMGET', job, 'fence', 'claim')
-      if stored[2] == string.match(token, '|(.*)$') then
-        redis.call('HSET', job, 'claim', moved)
-      end
-      if stored[1] then
-        redis.call('HINCRBY', job, 'moved', 1)
+      if follow(job, string.match(token, '|(.*)$'), moved) then
         redis.call('HINCRBY', job, 'deferred', -1)
       end
     end

@@ -13,13 +13,8 @@ end
 local read = redis.call('XRANGE', ARGV[1], ARGV[3], ARGV[3])
 if #read > 0 then
   local moved = redis.call('XADD', ARGV[4], '*', unpack(read[1][2]))
-  local claim = redis.call('HGET', KEYS[1], 'claim')
-  if claim then
+  if follow(KEYS[1], ARGV[3], moved) then
     redis.call('HSET', KEYS[1], 'group', ARGV[5])
-    redis.call('HINCRBY', KEYS[1], 'moved', 1)
-    if claim == ARGV[3] then
-      redis.call('HSET', KEYS[1], 'claim', moved)
-    end
   end
 end
 answer(ARGV[1], ARGV[3])

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 --@include tasks
+--@include claims
 --@include lanes
 --[[
   Remove what belongs to no job, if that is still so; deliver an entry that waits for nothing, or is
@@ -49,13 +50,8 @@ local remove = {
     local moved = redis.call('XADD', KEYS[1], '*', unpack(entry[2]))
     redis.call('XDEL', KEYS[1], name)
     for n = 1, #entry[2], 2 do
-      local job = entry[2][n] == 'j' and p .. 'j:' .. entry[2][n + 1]
-      local claim = job and redis.call('HGET', job, 'claim')
-      if claim then
-        redis.call('HINCRBY', job, 'moved', 1)
-        if claim == name then
-          redis.call('HSET', job, 'claim', moved)
-        end
+      if entry[2][n] == 'j' then
+        follow(p .. 'j:' .. entry[2][n + 1], name, moved)
       end
     end
     return 1
