@@ -21,6 +21,8 @@ from tests.chaos.webhooks import Receiver
 
 P: Final = keys.partition(0)
 _AT_ONCE: Final = 8
+_NO_SUCH_KEY: Final = -2
+"""What PTTL says of it."""
 _MENDED: Final = '"inconsistency mended"'
 _SIZES: Final = {"stream": "XLEN", "zset": "ZCARD", "hash": "HLEN", "set": "SCARD", "list": "LLEN"}
 
@@ -69,7 +71,8 @@ async def collected(
     marks = list(read_marks(suite.marks))
     evidence = Evidence(marks=marks)
     evidence.jobs = await _jobs(redis, client, entries, Noted(marks), receiver)
-    evidence.keys = [await _key(redis, name) async for name in redis.scan_iter(count=1000)]
+    seen = [await _key(redis, name) async for name in redis.scan_iter(count=1000)]
+    evidence.keys = [key for key in seen if key is not None]
     evidence.consumers = await _consumers(redis)
     evidence.counts = await _counts(redis)
     evidence.scheduled = await _scheduled(redis)
@@ -118,10 +121,12 @@ async def _look_at(redis: Redis, client: Client, job: JobSeen) -> None:
     job.closed = {task.decode(): why.decode() for task, why in closed.items()}
 
 
-async def _key(redis: Redis, name: bytes) -> KeySeen:
+async def _key(redis: Redis, name: bytes) -> KeySeen | None:
+    """None: its time was over while it was looked at."""
     kind = cast("bytes", await redis.type(name)).decode()
     size = cast("int", await redis.execute_command(_SIZES[kind], name)) if kind in _SIZES else 1
-    return KeySeen(name.decode(), await redis.pttl(name), size)
+    ttl_ms = await redis.pttl(name)
+    return None if ttl_ms == _NO_SUCH_KEY else KeySeen(name.decode(), ttl_ms, size)
 
 
 async def _consumers(redis: Redis) -> list[ConsumerSeen]:
